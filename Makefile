@@ -1,0 +1,46 @@
+# `make demo` and `make test` set up what they need; nothing else has to be run first.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Spinning OpenMP threads make training several times slower where cores are shared.
+export OMP_WAIT_POLICY := PASSIVE
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: setup demo test test-vision lint types bench data clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed
+
+demo: setup
+	$(BIN)/kdedge demo
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-vision:
+	test -x .venv-vision/bin/python || $(PYTHON) -m venv .venv-vision
+	.venv-vision/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,onnx,vision]' pytest pytest-timeout hypothesis
+	.venv-vision/bin/python -m pytest -m vision tests/models
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# make data DATA=DIR: fills data/ from a folder that holds cifar10/, teachers/ and text_sst2/ (see docs/data.md).
+data: setup
+	test -n "$(DATA)" || { echo "usage: make data DATA=DIR"; exit 2; }
+	$(BIN)/python examples/fetch_data.py "$(DATA)" data
+
+clean:
+	rm -rf build dist .kdedge *.egg-info

@@ -1,0 +1,17 @@
+"""A device: a transport, what it is, and the sensors that it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdedge.artifact import DeviceIdentity
+from kdedge.devices.transport import Transport
+
+
+@dataclass(frozen=True)
+class Device:
+    """An opened device. `python`: the interpreter that runs the worker there, by full path."""
+
+    identity: DeviceIdentity
+    transport: Transport
+    python: str

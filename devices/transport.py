@@ -1,0 +1,41 @@
+"""How kdedge reaches a device: one contract for a local process, a board over ssh, a phone over adb, an emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished command. `returncode` is negative for a signal; `timed_out` says that it was killed at its limit."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    timed_out: bool = False
+
+
+class Transport(Protocol):
+    """Files and processes on a device. All paths on the device are absolute strings.
+
+    Raises, all of them:
+        DeviceError: the device cannot be reached.
+    """
+
+    def push(self, local: Path, remote: str) -> None:
+        """Copy a file or folder to the device; a file that is there with the same hash is not sent again."""
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file or folder from the device."""
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """Run a command to its end, at most `timeout` seconds; then its whole process group is killed."""
+
+    def read_text(self, remote: str) -> str:
+        """A small text file (sysfs, a log)."""
+
+    def alive(self) -> bool:
+        """Whether the device answers."""

@@ -1,0 +1,342 @@
+"""The nouns that travel between stages: plain frozen values, no torch, no runtime.
+
+Every path in here points to a file that a stage wrote; every tuple is ordered; everything can be written as JSON and read back
+(`kdedge.workspace` does that), so that a stage's result is the same whether it was just computed or read from the cache.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kdedge.errors import KdedgeError
+from kdedge.estimate import Estimate
+
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "mixed"]
+
+
+@dataclass(frozen=True)
+class ImportPath:
+    """Code named as `module:attribute`, imported only when it is used. As an argument of a stage it stands for its source:
+    a change of the file that it names (and of the kdedge modules that this file imports) makes the stage run again."""
+
+    value: str
+
+    def load(self) -> Any:
+        """Import the module and return the attribute.
+
+        Raises:
+            KdedgeError: the text is not `module:attribute`, or the module or attribute does not exist.
+        """
+        module, _, attribute = self.value.partition(":")
+        if not module or not attribute:
+            raise KdedgeError(f"`{self.value}` is not an import path: it must look like `package.module:name`")
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(error.name + ".")):
+                raise KdedgeError(f"`{self.value}`: there is no module `{error.name}` (is its folder on PYTHONPATH?)") from error
+            raise
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                raise KdedgeError(f"`{self.value}`: module `{module}` has no `{attribute}`")
+            found = getattr(found, part)
+        return found
+
+
+# ---- what a graph takes and gives ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension that varies: its name in the graph, and the smallest, usual and largest size."""
+
+    name: str
+    minimum: int
+    typical: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: name, numpy dtype name, and its dimensions (a fixed size or a `Dimension`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | Dimension, ...]
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """From a uint8 HWC RGB image to `input_name`: float32 NCHW in [0, 1]. Mean and std are nodes of the graph, not of this.
+
+    `resize`: shorter side in pixels before the centre crop, or None to leave an image that has the right size already;
+    `size`: (height, width) that enters the graph.
+    """
+
+    size: tuple[int, int]
+    resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    channels: int = 3
+    input_name: str = "image"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """From a string to int64 ids and attention mask [N, length], by a Hugging Face `tokenizer.json` that travels as an asset."""
+
+    tokenizer: Path
+    max_length: int
+    pad_id: int
+    input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+
+
+Encoder = ImageEncoder | TextEncoder
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """How to open one split again: `reader` is a function of the data package that takes `arguments` and returns `Examples`.
+    `fingerprint` is the hash of the content (files by their bytes), so that changed data is noticed without opening it."""
+
+    reader: ImportPath
+    arguments: dict[str, Any]
+    size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Data that was read once, checked (labels in range, nothing empty) and can be opened again cheaply.
+
+    `splits` has at least `train` and `test`. `calibration` are indices into `train` (seeded, unaugmented examples).
+    `statistics` are facts of the training split that models may want (for images `mean` and `std`, one number a channel in [0, 1]).
+    `encoder` is what fits this data when the model does not say otherwise.
+    """
+
+    task: ImportPath
+    splits: dict[str, SplitSource]
+    classes: tuple[str, ...]
+    calibration: tuple[int, ...]
+    encoder: Encoder
+    statistics: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputBucket:
+    """Encoded examples of one shape: `files` maps input name to a `.npy` of [n, ...]; `indices` is a `.npy` of their places in the split."""
+
+    files: dict[str, Path]
+    indices: Path
+    size: int
+
+
+@dataclass(frozen=True)
+class EncodedInputs:
+    """A split as the graph takes it, written once. Images have one bucket, texts one per length."""
+
+    buckets: tuple[InputBucket, ...]
+    size: int
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model that can be built again anywhere: factory + arguments + weights (safetensors), or an ONNX file (`onnx`).
+
+    `name` is what the recipe said. `encoder` turns raw examples into the inputs. `normalize` is (mean, std) per channel that become nodes
+    inside the graph, or None. `parameters` counts trainable and frozen scalars (0 where an ONNX file does not say).
+    """
+
+    name: str
+    factory: ImportPath | None
+    arguments: dict[str, Any]
+    weights: Path | None
+    onnx: Path | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    encoder: Encoder
+    classes: tuple[str, ...]
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class TeacherFiles:
+    """One teacher or an ensemble: members and their weights (they sum to 1)."""
+
+    members: tuple[ModelFiles, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FloatGraph:
+    """The student as one float32 ONNX file with dynamic batch (and length), verified against the torch student.
+
+    `largest_difference`: largest absolute difference of any output seen in that check; `passes`: graph passes that were kept.
+    """
+
+    path: Path
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    encoder: Encoder
+    classes: tuple[str, ...]
+    opset: int
+    parameters: int
+    largest_difference: float
+    passes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CalibratedRanges:
+    """Where the range table lies (JSON; `kdedge.exporters.quantize.ranges` reads it) and what it was made from."""
+
+    table: Path
+    observer: str
+    samples: int
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One graph of an artifact: its main file first (what the runtime opens), then side files (OpenVINO's .bin)."""
+
+    name: str
+    files: tuple[Path, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What an artifact descends from: content hashes and names, nothing that tells where it was made."""
+
+    recipe: str
+    teacher: str
+    student: str
+    float_graph_sha256: str
+    data_fingerprint: str
+    ranges_sha256: str = ""
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What ships for one target in one precision.
+
+    `sha256`: over the bytes of all files, in order. `options`: the session options that fidelity and latency are measured with and that ship.
+    `checks`: what was proven without the device, e.g. {"rtx-checked": "parsed and built by tensorrt-rtx 1.7.1 for SM86"}.
+    `notes`: what a person should know (layers left float and why).
+    """
+
+    target: str
+    precision: Precision
+    format: str
+    runtime: str
+    dialect: str
+    graphs: tuple[GraphFile, ...]
+    sha256: str
+    size_bytes: int
+    options: dict[str, Any]
+    encoder: Encoder
+    classes: tuple[str, ...]
+    lineage: Lineage
+    assets: tuple[Path, ...] = ()
+    program: str | None = None
+    checks: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def main(self) -> GraphFile:
+        """The first graph: the only one unless a generation program drives several."""
+        return self.graphs[0]
+
+
+# ---- measurements ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class References:
+    """Outputs that artifacts are compared with, on the same examples in the same order (`.npy`, float32).
+
+    `teacher` is None where the recipe has none; `student` are the float student's in torch fp32 (or the given ONNX file's).
+    `scores` holds the task metric of both, and of the pair, as estimates: keys `teacher`, `student`, `agreement_teacher`.
+    """
+
+    labels: Path
+    student: dict[str, Path]
+    teacher: dict[str, Path] | None
+    scores: dict[str, Estimate]
+    worst: tuple[str, ...] = ()
+
+
+Status = Literal["ok", "failed", "not-run"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How an artifact's outputs relate to the float student (conversion drift) and to the teacher (distillation gap).
+
+    `figures`: estimates by the names of the JSON (`metric`, `agreement_student`, `agreement_teacher`, `kl_student`, `kl_teacher`, `sqnr_db`);
+    `largest_error`: largest absolute logit difference from the float student. `executed`: how many layers ran in which dtype.
+    """
+
+    status: Status
+    reason: str
+    figures: dict[str, Estimate] = field(default_factory=dict)
+    largest_error: float | None = None
+    executed: dict[str, int] = field(default_factory=dict)
+    layers: Path | None = None
+    runtime_version: str = ""
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What launches on one device say. `figures`: `latency_median`, `latency_p90` (ms); `samples`: one `.npy` of int64 ns a launch.
+
+    `device_figures`: the same by the device's own clock, where it has one (CUDA events); `copies`: host-device copies in ms.
+    """
+
+    status: Status
+    reason: str
+    figures: dict[str, Estimate] = field(default_factory=dict)
+    device_figures: dict[str, Estimate] = field(default_factory=dict)
+    load_ms: Estimate | None = None
+    first_inference_ms: Estimate | None = None
+    peak_memory_mb: float | None = None
+    samples: tuple[Path, ...] = ()
+    launches: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One artifact on one device. `proxy`: the device is outside the artifact's target: its fidelity counts, its latency never."""
+
+    artifact: Artifact
+    device: str
+    status: Status
+    reason: str
+    fidelity: Fidelity
+    latency: Latency
+    proxy: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceIdentity:
+    """What a measurement is keyed by. `machines`: the kinds that this device is, as in `Target.machines` (e.g. x86_64, cuda);
+    `fingerprint`: facts that must be equal for two measurements to be comparable (model, OS, runtime versions, cores)."""
+
+    name: str
+    kind: str
+    machines: tuple[str, ...]
+    fingerprint: dict[str, str]

@@ -1,0 +1,30 @@
+"""The command line: one file a command, listed in `COMMANDS`; nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from kdedge.cli import errors
+
+# Order of `kdedge --help`: the main job first.
+COMMANDS = ("demo", "init", "run", "steps", "inspect", "verify", "gate", "recipe", "devices")
+
+app = typer.Typer(
+    name="kdedge",
+    help="Take a trained teacher, ship a small student that is proven to behave like it on the device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _command in COMMANDS:
+    importlib.import_module(f"kdedge.cli.{_command}").register(app)
+
+
+def main() -> None:
+    """The `kdedge` program: run a command, print an error as a sentence, exit with the code of its class."""
+    with errors.explained("--debug" in sys.argv):
+        app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])

@@ -1,0 +1,31 @@
+"""`kdedge recipe schema|check`: the schema for editors, and a check that runs nothing."""
+
+from __future__ import annotations
+
+import typer
+
+from kdedge.cli.options import RecipeArgument, SetOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="The recipe's schema, and a check of one.", no_args_is_help=True)
+    app.add_typer(group, name="recipe")
+
+    @group.command()
+    def schema() -> None:
+        """Print the JSON schema of a recipe, for editors."""
+        import json
+
+        from kdedge.recipe_file import recipe_schema
+
+        print(json.dumps(recipe_schema(), indent=2))
+
+    @group.command()
+    def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
+        """Check a recipe without running it: keys, values, names of losses, targets and gate figures."""
+        from kdedge.pipeline import check_recipe
+        from kdedge.recipe_file import load_recipe
+
+        check_recipe(load_recipe(recipe, set_ or ()))
+        print(f"{recipe}: fine")

@@ -1,0 +1,96 @@
+"""Run a recipe for a command: progress on standard error, the table and the verdict on standard output, the exit code back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdedge import progress
+from kdedge.workspace import StageEvent, Workspace
+
+if TYPE_CHECKING:
+    from kdedge.pipeline import Until
+
+
+def run_recipe(
+    recipe: Path,
+    until: Until,
+    workspace: Path,
+    on: Sequence[str] | None,
+    overrides: Sequence[str] | None,
+    remeasure: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Run, print, and return the exit code of design: 0 fine, 1 failed, 3 inconclusive."""
+    from kdedge.cli.table import print_result
+    from kdedge.devices import open_device
+    from kdedge.pipeline import run
+    from kdedge.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    devices = [open_device(name).identity for name in on] if on else None
+    with _listener(quiet) as (listener, on_event), progress.listening(listener):
+        result = run(loaded, Workspace(workspace, on_event), devices, until=until, remeasure=remeasure)
+    if not quiet:
+        print_result(result)
+    if as_json:
+        print(json.dumps(result.as_json()))
+    return result.exit_code
+
+
+class _Quiet:
+    """Stages and progress unseen."""
+
+    def __enter__(self) -> tuple[progress.Listener, None]:
+        return progress.Silent(), None
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class _Shown:
+    """Stages as lines on standard error, the running one as a bar where that is a terminal."""
+
+    def __enter__(self) -> tuple[progress.Listener, object]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, highlight=False)
+        self.bars = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self.bars.start()
+        self.tasks: dict[str, int] = {}
+        return self, self.event
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    def advance(self, what: str, done: int, total: int, note: str) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.bars.add_task(what, total=total, note=note)
+        self.bars.update(self.tasks[what], completed=done, total=total, note=note)  # type: ignore[arg-type]
+
+    def message(self, text: str) -> None:
+        self.bars.console.print(f"  {text}", markup=False)
+
+    def event(self, event: StageEvent) -> None:
+        for task in self.tasks.values():
+            self.bars.remove_task(task)  # type: ignore[arg-type]
+        self.tasks.clear()
+        took = "cached" if event.cached else f"{event.seconds:.1f} s"
+        self.bars.console.print(f"{event.name:<32}{took:>10}", markup=False)
+
+
+def _listener(quiet: bool) -> _Quiet | _Shown:
+    return _Quiet() if quiet else _Shown()

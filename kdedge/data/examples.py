@@ -1,0 +1,27 @@
+"""What every reader gives: raw examples with labels and ids, in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Examples(Protocol):
+    """One split, opened. `labels` are int64 [n] (class numbers; what they mean is the task's business); `ids` name the examples for people."""
+
+    labels: Int64
+    ids: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def raw(self, indices: Int64) -> Any:
+        """The raw examples: uint8 [b, H, W, 3] where all images have one size, else a list of uint8 HWC arrays; a list of str for texts.
+
+        Raises:
+            DataError: an example cannot be read (names the file).
+        """

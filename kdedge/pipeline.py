@@ -1,0 +1,193 @@
+"""From a recipe to a verdict: the stages in order, and what each hands to the next. Read alone, this file shows the whole flow.
+
+Every `stage("module:function", ...)` is a plain function of its arguments. Its result is read from the workspace when nothing that it
+depends on has changed, and its module is imported only when it has to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from kdedge.artifact import (
+    Artifact,
+    CalibratedRanges,
+    Cell,
+    DeviceIdentity,
+    EncodedInputs,
+    Fidelity,
+    FloatGraph,
+    ImportPath,
+    Latency,
+    Lineage,
+    ModelFiles,
+    PreparedData,
+    References,
+    TeacherFiles,
+)
+from kdedge.data import sources_of
+from kdedge.devices import open_device
+from kdedge.distill.spec import TeacherSpec, training_spec
+from kdedge.errors import RecipeError
+from kdedge.exporters.dialects import DIALECTS
+from kdedge.gate import decide, parse_policy
+from kdedge.models.catalog import resolve
+from kdedge.recipe import Recipe
+from kdedge.report.result import RunResult
+from kdedge.source import version_of
+from kdedge.targets import TARGETS
+from kdedge.tasks import TASKS
+from kdedge.workspace import Workspace
+
+Until = Literal["distill", "export", "validate", "profile", "bundle", "report"]
+_ORDER: tuple[Until, ...] = ("distill", "export", "validate", "profile", "bundle", "report")
+
+
+def run(
+    recipe: Recipe,
+    workspace: Workspace,
+    devices: Sequence[DeviceIdentity] | None = None,
+    *,
+    until: Until = "report",
+    remeasure: bool = False,
+) -> RunResult:
+    """Take a recipe from teacher to verdict. Every line is a stage: cached, resumable, replaceable.
+
+    `devices` replaces the recipe's; nothing before measurement depends on them. `until` names the last step wanted. `remeasure` repeats
+    what is measured on devices and nothing else.
+
+    Raises:
+        KdedgeError: a stage could not do its work; what was finished before it is kept, and the next run goes on from there.
+    """
+    stage = workspace.stage
+    wanted = _ORDER.index(until)
+    task = ImportPath(_named(TASKS, recipe.task, "task", recipe))
+    policy = parse_policy(recipe.gate, ImportPath(task.value).load().metric)
+    identities = list(devices) if devices is not None else [open_device(name).identity for name in recipe.devices]
+
+    data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=sources_of(recipe.data))
+    teacher = obtain_teacher(recipe, data, workspace)
+    student = obtain_student(recipe, data, teacher, workspace)
+    references: References = stage("kdedge.fidelity.references:reference_outputs", teacher, student, data)
+    result = RunResult(recipe=recipe.name, task_metric=policy.metric, student=student, teacher=teacher, references=references)
+    if wanted >= _ORDER.index("export"):
+        model: FloatGraph = stage("kdedge.exporters.onnx:export", student, data)
+        result = result.having(artifacts=build_artifacts(recipe, data, teacher, student, model, workspace))
+    if wanted >= _ORDER.index("validate"):
+        inputs: EncodedInputs = stage("kdedge.tasks.prepare:encode_split", data, student.encoder, "test")
+        latency_too = wanted >= _ORDER.index("profile")
+        cells = measure(recipe, result.artifacts, identities, inputs, references, task, workspace, latency_too, remeasure)
+        result = result.having(cells=cells, devices=tuple(identities))
+    if wanted >= _ORDER.index("bundle"):
+        verdict = decide(policy, result.cells)
+        bundles = [stage("kdedge.bundle.pack:pack", cell, inputs, references, recipe.name) for cell in verdict.shipped]
+        result = result.having(verdict=verdict, bundles=tuple(bundles))
+    if wanted >= _ORDER.index("report"):
+        result = conclude(result, workspace)
+    workspace.save()
+    return result
+
+
+def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:
+    """The teacher: loaded and checked, or trained when the recipe says how; None when the student learns from labels alone."""
+    if recipe.teacher is None:
+        return None
+    sections = recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
+    specs = tuple(
+        TeacherSpec(
+            model=resolve(section, data),
+            training=training_spec(section.train) if section.train is not None else None,
+            weight=section.weight,
+        )
+        for section in sections
+    )
+    teacher: TeacherFiles = workspace.stage("kdedge.distill.teacher:obtain", specs, data, recipe.seed)
+    return teacher
+
+
+def obtain_student(recipe: Recipe, data: PreparedData, teacher: TeacherFiles | None, workspace: Workspace) -> ModelFiles:
+    """The student: distilled from the teacher, or taken as it is (with its weights, or as an ONNX file) when the recipe has no `distill`."""
+    spec = resolve(recipe.student, data)
+    if recipe.distill is None:
+        return workspace.stage("kdedge.models.given:take", spec, data)  # type: ignore[no-any-return]
+    training = training_spec(recipe.distill, has_teacher=teacher is not None)
+    return workspace.stage("kdedge.distill.trainer:distill", spec, training, teacher, data, recipe.seed)  # type: ignore[no-any-return]
+
+
+def build_artifacts(
+    recipe: Recipe,
+    data: PreparedData,
+    teacher: TeacherFiles | None,
+    student: ModelFiles,
+    model: FloatGraph,
+    workspace: Workspace,
+) -> tuple[Artifact, ...]:
+    """One artifact a target and precision. Ranges are observed once, from the float graph, and lowered into each target's dialect."""
+    ranges: CalibratedRanges | None = None
+    if any("int8" in export.precision for export in recipe.export):
+        ranges = workspace.stage("kdedge.exporters.quantize.calibrate:calibrate", model, data, recipe.quantize)
+    lineage = Lineage(
+        recipe=recipe.name,
+        teacher=" + ".join(f"{member.name}@{_digest(member, workspace)}" for member in teacher.members) if teacher else "",
+        student=f"{student.name}@{_digest(student, workspace)}",
+        float_graph_sha256=model.sha256,
+        data_fingerprint=data.splits["train"].fingerprint,
+        ranges_sha256=workspace.file_digest(ranges.table) if ranges else "",
+        tools={tool: version_of(tool) for tool in ("torch", "onnx", "onnxruntime", "openvino") if version_of(tool) != "absent"},
+    )
+    artifacts = []
+    for export in recipe.export:
+        target = TARGETS[export.target]
+        dialect = ImportPath(DIALECTS[target.dialect]) if target.dialect in DIALECTS else None
+        for precision in export.precision:
+            used = ranges if precision == "int8" else None
+            artifacts.append(workspace.stage("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, lineage))
+    return tuple(artifacts)
+
+
+def measure(
+    recipe: Recipe,
+    artifacts: Sequence[Artifact],
+    devices: Sequence[DeviceIdentity],
+    inputs: EncodedInputs,
+    references: References,
+    task: ImportPath,
+    workspace: Workspace,
+    latency_too: bool,
+    again: bool,
+) -> tuple[Cell, ...]:
+    """One cell for each artifact on each device: its fidelity, then (if it works there) its latency. A cell that fails ends no run."""
+    cells = []
+    for device in devices:
+        for artifact in artifacts:
+            worker = (ImportPath("kdedge.runtimes.worker:main"), ImportPath(f"kdedge.runtimes.{artifact.runtime}:open_session"))
+            fidelity: Fidelity = workspace.stage(
+                "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again
+            )
+            latency = Latency(fidelity.status if fidelity.status != "ok" else "not-run", fidelity.reason or "latency was not asked for")
+            if fidelity.status == "ok" and latency_too:
+                latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again)
+            failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
+            proxy = not set(TARGETS[artifact.target].machines) & set(device.machines)
+            cells.append(Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy))
+    return tuple(cells)
+
+
+def conclude(result: RunResult, workspace: Workspace) -> RunResult:
+    """Write the report and the machine-readable result beside it."""
+    from kdedge.report.page import write_report
+
+    folder: Path = workspace.root / "runs" / result.recipe
+    return write_report(result, folder)
+
+
+def _digest(model: ModelFiles, workspace: Workspace) -> str:
+    file = model.weights or model.onnx
+    return workspace.file_digest(file)[:16] if file else "unweighted"
+
+
+def _named(table: dict[str, str], name: str, what: str, recipe: Recipe) -> str:
+    if name not in table:
+        raise RecipeError(f"recipe `{recipe.name}`: {what}: there is no `{name}` (allowed: {', '.join(sorted(table))})")
+    return table[name]

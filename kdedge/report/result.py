@@ -1,0 +1,93 @@
+"""What a run found out, as one value and as the JSON that machines read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdedge.artifact import Artifact, Cell, DeviceIdentity, Estimate, ModelFiles, References, TeacherFiles
+from kdedge.bundle.pack import Bundle
+from kdedge.gate import GateVerdict
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run's outcome. What was not asked for (`until`) is empty or None.
+
+    `verdict` is None before the gate decided; `report` is the HTML page, `record` the JSON beside it.
+    """
+
+    recipe: str
+    task_metric: str
+    student: ModelFiles
+    teacher: TeacherFiles | None
+    references: References
+    artifacts: tuple[Artifact, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    devices: tuple[DeviceIdentity, ...] = ()
+    verdict: GateVerdict | None = None
+    bundles: tuple[Bundle, ...] = ()
+    report: Path | None = None
+    record: Path | None = None
+
+    def having(self, **changes: Any) -> RunResult:
+        """A copy with more of it known."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed (or not gated yet), 1 failed, 3 inconclusive."""
+        return self.verdict.exit_code if self.verdict else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints last on standard output."""
+        scores = self.references.scores
+        student = {"metric": figure(scores.get("student")), "agreement_teacher": figure(scores.get("agreement_teacher"))}
+        return {
+            "recipe": self.recipe,
+            "verdict": self.verdict.verdict if self.verdict else None,
+            "exit_code": self.exit_code,
+            "teacher": {"metric": figure(scores.get("teacher"))} if self.teacher else None,
+            "student": student,
+            "artifacts": [cell_json(cell) for cell in self.cells] or [artifact_json(artifact) for artifact in self.artifacts],
+            "report": str(self.report) if self.report else None,
+            "bundles": [str(bundle.path) for bundle in self.bundles],
+        }
+
+
+def figure(estimate: Estimate | None) -> dict[str, Any] | None:
+    """One figure with its interval, or null where it was not measured."""
+    return dataclasses.asdict(estimate) if estimate else None
+
+
+def artifact_json(artifact: Artifact) -> dict[str, Any]:
+    """What is known of an artifact before any device ran it."""
+    return {
+        "target": artifact.target,
+        "precision": artifact.precision,
+        "path": str(artifact.main.files[0]),
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "checks": dict(artifact.checks),
+    }
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """One artifact on one device."""
+    fidelity, latency = cell.fidelity, cell.latency
+    names = ("metric", "agreement_teacher", "agreement_student", "kl_student", "kl_teacher", "sqnr_db")
+    return {
+        **artifact_json(cell.artifact),
+        "device": cell.device,
+        "proxy": cell.proxy,
+        "status": cell.status,
+        "reason": cell.reason,
+        **{name: figure(fidelity.figures.get(name)) for name in names},
+        "largest_error": fidelity.largest_error,
+        "latency_median": figure(latency.figures.get("latency_median")),
+        "latency_p90": figure(latency.figures.get("latency_p90")),
+        "peak_memory_mb": latency.peak_memory_mb,
+        "executed": dict(fidelity.executed),
+    }

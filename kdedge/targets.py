@@ -1,0 +1,81 @@
+"""The table of targets: what each kind of artifact is, which runtime opens it, how, and where it belongs.
+
+Recipe, artifact, bundle and catalog share these rows. A new target is one row here (and a dialect file, if it needs a new one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdedge.artifact import Precision
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row of the table.
+
+    `dialect`: how Q/DQ are written (`exporters/dialects/`); `format`: file format; `runtime`: adapter in `runtimes/`.
+    `options`: session options by precision ("" holds those of all). `batch`: the static batch unless the recipe says otherwise, None for dynamic.
+    `machines`: kinds of device that it is meant for; on any other the measurement is a `proxy`.
+    """
+
+    name: str
+    dialect: str
+    format: str
+    runtime: str
+    precisions: tuple[Precision, ...]
+    machines: tuple[str, ...]
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    batch: int | None = 1
+
+    def session_options(self, precision: str) -> dict[str, Any]:
+        """The session options that an artifact of this target runs and ships with, before the recipe's own."""
+        return {**self.options.get("", {}), **self.options.get(precision, {})}
+
+
+_ONE_THREAD = {"threads": 1, "spinning": False}
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            name="torch",
+            dialect="none",
+            format="pt2",
+            runtime="torch",
+            precisions=("fp32",),
+            machines=("x86_64", "aarch64"),
+            options={"": {"threads": 1}},
+            batch=None,
+        ),
+        Target(
+            name="onnxruntime-x86",
+            dialect="onnxruntime-x86",
+            format="onnx",
+            runtime="onnxruntime",
+            precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+            machines=("x86_64",),
+            options={"": _ONE_THREAD},
+        ),
+        Target(
+            name="openvino",
+            dialect="openvino",
+            format="openvino",
+            runtime="openvino",
+            precisions=("fp32", "fp16", "int8"),
+            machines=("x86_64", "aarch64"),
+            # fp32 and int8 promise float32 where they are not integers; fp16 asks for reduced precision and lets the plugin choose which.
+            options={"": {"threads": 1}, "fp32": {"inference_precision": "f32"}, "int8": {"inference_precision": "f32"}},
+        ),
+        Target(
+            name="tensorrt",
+            dialect="tensorrt",
+            format="onnx",
+            runtime="tensorrt",
+            precisions=("fp32", "fp16", "int8"),
+            machines=("cuda",),
+            options={"": {"tf32": False, "workspace_mb": 256}},
+        ),
+    )
+}
