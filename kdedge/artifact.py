@@ -259,6 +259,13 @@ class Artifact:
         """The first graph: the only one unless a generation program drives several."""
         return self.graphs[0]
 
+    @property
+    def batch(self) -> tuple[int, bool]:
+        """Examples a call, and whether the graph takes no other number. A dynamic batch runs at its usual size: what `int8-dynamic` computes
+        depends on the batch, so fidelity and latency are measured with the one that is meant."""
+        first = self.main.inputs[0].shape[0]
+        return (first, True) if isinstance(first, int) else (first.typical, False)
+
 
 # ---- measurements ----------------------------------------------------------------------------------------------------------
 

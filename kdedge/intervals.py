@@ -29,6 +29,7 @@ Interval = tuple[float, float]
 _NORMAL = NormalDist()
 _Z = _NORMAL.inv_cdf(0.5 + CONFIDENCE / 2)
 _ONE_IN = round(1 / (1 - CONFIDENCE))  # the interval misses once in 20
+_SHARES = ("", FRACTION)  # a divergence that happens to be 0 everywhere has a unit, and is no proportion
 _BLOCK = 1 << 20  # indices drawn at once: 8 MB, so that memory does not grow with the number of examples
 
 
@@ -65,17 +66,16 @@ def proportion(name: str, successes: int, n: int) -> Estimate:
 def mean_estimate(name: str, scores: npt.ArrayLike, unit: str = "", seed: int = 0) -> Estimate:
     """The mean of one number an example (shape [n]).
 
-    Scores that are all 0 or 1 are a proportion (Wilson, unit "fraction"); other scores get a seeded BCa bootstrap interval, none below
-    `FEWEST_FOR_BOOTSTRAP` examples.
+    Scores without a unit that are all 0 or 1 are a proportion (Wilson, unit "fraction"); other scores get a seeded BCa bootstrap interval,
+    none below `FEWEST_FOR_BOOTSTRAP` examples.
 
     Raises:
         KdedgeError: not one number an example, no example, or a score that is not finite.
     """
     values = _vector(name, scores)
-    if _is_binary(values):
+    if unit in _SHARES and _is_binary(values):
         return proportion(name, int(values.sum()), values.size)
-    low, high = bootstrap_interval(values[:, None], lambda means: means[:, 0], seed) or (None, None)
-    return Estimate(name, float(values.mean()), low, high, values.size, unit)
+    return _mean_with_bootstrap(name, values, unit, seed)
 
 
 def function_of_means(name: str, columns: Float64, statistic: Callable[[Float64], Float64], unit: str, seed: int = 0) -> Estimate:
@@ -85,6 +85,10 @@ def function_of_means(name: str, columns: Float64, statistic: Callable[[Float64]
     """
     low, high = bootstrap_interval(columns, statistic, seed) or (None, None)
     return Estimate(name, float(statistic(columns.mean(axis=0, keepdims=True))[0]), low, high, len(columns), unit)
+
+
+def _mean_with_bootstrap(name: str, values: Float64, unit: str, seed: int) -> Estimate:
+    return function_of_means(name, values[:, None], lambda means: means[:, 0], unit, seed)
 
 
 def bootstrap_interval(columns: Float64, statistic: Callable[[Float64], Float64], seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
@@ -104,13 +108,20 @@ def bootstrap_interval(columns: Float64, statistic: Callable[[Float64], Float64]
     slack = 1e-12 * max(abs(value), float(np.abs(replicates).max()))
     below = np.count_nonzero(replicates < value - slack) + np.count_nonzero(np.abs(replicates - value) <= slack) / 2
     bias = _NORMAL.inv_cdf(min(max(below / resamples, 0.5 / resamples), 1 - 0.5 / resamples))
-    leave_one_out = statistic((means * n - columns) / (n - 1))
-    influence = leave_one_out.mean() - leave_one_out
-    squares = float(np.sum(influence**2))
-    acceleration = float(np.sum(influence**3)) / (6 * squares**1.5) if squares > 0 else 0.0
+    acceleration = _acceleration(statistic((means * n - columns) / (n - 1)))
     levels = [_corrected(z, bias, acceleration) for z in (-_Z, _Z)]
     low, high = np.quantile(replicates, levels)
     return float(low), float(high)
+
+
+def _acceleration(leave_one_out: Float64) -> float:
+    """How fast the standard error changes with the value: a sixth of the skewness of the jackknife's influence values."""
+    influence: Float64 = leave_one_out.mean() - leave_one_out
+    largest = float(np.abs(influence).max())
+    if largest == 0:
+        return 0.0
+    influence = influence / largest  # the skewness has no scale, and powers of tiny numbers would underflow
+    return float(np.sum(influence**3)) / (6 * math.pow(float(np.sum(influence**2)), 1.5))
 
 
 def _corrected(z: float, bias: float, acceleration: float) -> float:
@@ -155,7 +166,7 @@ class PairedDifference:
 def paired_difference(name: str, scores: npt.ArrayLike, baseline: npt.ArrayLike, unit: str = "", seed: int = 0) -> PairedDifference:
     """Compare two vectors of one number an example, example by example (both of shape [n], same order).
 
-    0/1 scores: Newcombe's interval and McNemar's exact test. Others: a BCa bootstrap interval of the mean difference.
+    0/1 scores without a unit: Newcombe's interval and McNemar's exact test. Others: a BCa bootstrap interval of the mean difference.
 
     Raises:
         KdedgeError: lengths differ, no example, or a number that is not finite.
@@ -164,14 +175,13 @@ def paired_difference(name: str, scores: npt.ArrayLike, baseline: npt.ArrayLike,
     if after.shape != before.shape:
         raise KdedgeError(f"{name}: {after.size} scores cannot be paired with {before.size}: both must be of the same examples")
     gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
-    if _is_binary(after) and _is_binary(before):
+    if unit in _SHARES and _is_binary(after) and _is_binary(before):
         both = int(np.count_nonzero(after * before))
         low, high = newcombe(both, gained, lost, after.size - both - gained - lost)
         estimate = Estimate(name, (gained - lost) / after.size, low, high, after.size, FRACTION)
         return PairedDifference(estimate, gained, lost, mcnemar(gained, lost))
     differences = after - before
-    interval = bootstrap_interval(differences[:, None], lambda means: means[:, 0], seed) or (None, None)
-    return PairedDifference(Estimate(name, float(differences.mean()), *interval, after.size, unit), gained, lost, None)
+    return PairedDifference(_mean_with_bootstrap(name, differences, unit, seed), gained, lost, None)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -181,7 +191,7 @@ def mcnemar(gained: int, lost: int) -> float:
     for successes in range(min(gained, lost) + 1):
         tail += term
         term = term * (discordant - successes) // (successes + 1)
-    return min(1.0, 2 * tail / 2**discordant)  # integers until here: exact for any size
+    return min(1.0, 2 * tail / (1 << discordant))  # integers until here: exact for any size
 
 
 def newcombe(both: int, first_only: int, second_only: int, neither: int) -> Interval:
@@ -203,6 +213,7 @@ def newcombe(both: int, first_only: int, second_only: int, neither: int) -> Inte
 
 
 def _distance(a: float, b: float, phi: float) -> float:
+    """The third side of a triangle with sides a and b and the cosine phi between them."""
     return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
 
 
@@ -218,7 +229,7 @@ def median_interval(values: npt.ArrayLike) -> Interval | None:
     ordered = np.sort(_vector("median", values))
     n = ordered.size
     rank, tail = 0, 0
-    while 2 * (tail + math.comb(n, rank)) * _ONE_IN <= 2**n:  # in integers: 2**n overflows a float at n = 1024
+    while 2 * (tail + math.comb(n, rank)) * _ONE_IN <= 1 << n:  # in integers: 2^n overflows a float at n = 1024
         tail += math.comb(n, rank)
         rank += 1
     return None if rank == 0 else (float(ordered[rank - 1]), float(ordered[n - rank]))

@@ -34,7 +34,7 @@ from kdedge.exporters.dialects import DIALECTS
 from kdedge.gate import decide, parse_policy
 from kdedge.models.catalog import resolve
 from kdedge.recipe import Recipe
-from kdedge.report.result import RunResult
+from kdedge.report.result import RunResult, publish
 from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
@@ -84,7 +84,7 @@ def run(
         bundles = [stage("kdedge.bundle.pack:pack", cell, inputs, references, recipe.name) for cell in verdict.shipped]
         result = result.having(verdict=verdict, bundles=tuple(bundles))
     if wanted >= _ORDER.index("report"):
-        result = conclude(result, workspace)
+        result = conclude(result, task, workspace)
     workspace.save()
     return result
 
@@ -97,7 +97,7 @@ def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> 
     specs = tuple(
         TeacherSpec(
             model=resolve(section, data),
-            training=training_spec(section.train) if section.train is not None else None,
+            training=training_spec(section.train, augment=recipe.data.augment) if section.train is not None else None,
             weight=section.weight,
         )
         for section in sections
@@ -111,7 +111,7 @@ def obtain_student(recipe: Recipe, data: PreparedData, teacher: TeacherFiles | N
     spec = resolve(recipe.student, data)
     if recipe.distill is None:
         return workspace.stage("kdedge.models.given:take", spec, data)  # type: ignore[no-any-return]
-    training = training_spec(recipe.distill, has_teacher=teacher is not None)
+    training = training_spec(recipe.distill, has_teacher=teacher is not None, augment=recipe.data.augment)
     return workspace.stage("kdedge.distill.trainer:distill", spec, training, teacher, data, recipe.seed)  # type: ignore[no-any-return]
 
 
@@ -174,12 +174,30 @@ def measure(
     return tuple(cells)
 
 
-def conclude(result: RunResult, workspace: Workspace) -> RunResult:
-    """Write the report and the machine-readable result beside it."""
-    from kdedge.report.page import write_report
+def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:
+    """Write the report, and lay it beside the machine-readable result where a person finds both."""
+    page: Path = workspace.stage("kdedge.report.page:write_report", result, task)
+    return publish(result.having(report=page), workspace.root / "runs" / result.recipe)
 
-    folder: Path = workspace.root / "runs" / result.recipe
-    return write_report(result, folder)
+
+def check_recipe(recipe: Recipe) -> None:
+    """Everything about a recipe that can be known without reading data: names of task, readers, losses, targets, models, gate figures.
+
+    Raises:
+        KdedgeError: the first thing that is wrong.
+    """
+    task = ImportPath(_named(TASKS, recipe.task, "task", recipe)).load()
+    parse_policy(recipe.gate, task.metric)
+    sources_of(recipe.data)
+    has_teacher = recipe.teacher is not None
+    teachers = recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,) if recipe.teacher else ()
+    for section in teachers:
+        if section.train is not None:
+            training_spec(section.train, augment=recipe.data.augment)
+    if recipe.distill is not None:
+        training_spec(recipe.distill, has_teacher=has_teacher, augment=recipe.data.augment)
+    for name in recipe.devices:
+        open_device(name)
 
 
 def _digest(model: ModelFiles, workspace: Workspace) -> str:

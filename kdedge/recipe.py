@@ -1,13 +1,84 @@
-"""The recipe: what the user wrote, validated. `load_recipe` reads YAML; its errors name the file, the line, the key and what is allowed."""
+"""The recipe: what the user wrote, validated.
+
+`kdedge.recipe_file.load_recipe` reads it from YAML; its errors name the file, the line, the key and what is allowed. What one section can
+check alone is checked here, so that a recipe made in Python is held to the same rules.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from kdedge.artifact import Precision
+
+# Readers and models whose argument is a file or folder: it is relative to the recipe, like every path in it.
+PATH_READERS = ("npz", "folder", "tsv", "csv")
+PATH_MODELS = ("onnx", "transformers")
+# Models whose file or folder holds the weights already.
+COMPLETE_MODELS = PATH_MODELS
+# Models that kdedge builds by name, which have no weights of their own.
+NAMED_MODELS = ("kdedge", "torchvision", "timm")
+MODEL_FORMS = "kdedge:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, onnx:FILE or package.module:factory"
+_CONDITION = re.compile(r"(>=|<=|>|<)\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*[^\s\d<>=]*")
+
+
+def _absolute(path: str | Path, info: ValidationInfo) -> Path:
+    base = info.context.get("base") if info.context else None
+    return Path(path) if base is None else (Path(base) / Path(path).expanduser()).resolve()
+
+
+def _prefixed(value: str, prefixes: tuple[str, ...], info: ValidationInfo) -> str:
+    prefix, _, rest = value.partition(":")
+    return f"{prefix}:{_absolute(rest, info)}" if prefix in prefixes else value
+
+
+def _source(value: str, info: ValidationInfo) -> str:
+    reader, _, argument = value.partition(":")
+    if not reader or not argument:
+        raise ValueError(f"`{value}` does not say how to read it: write READER:ARGUMENT, such as npz:data/cifar10.npz or folder:data/photos")
+    return _prefixed(value, PATH_READERS, info)
+
+
+def _model(value: str, info: ValidationInfo) -> str:
+    prefix, _, rest = value.partition(":")
+    if not prefix or not rest:
+        raise ValueError(f"`{value}` is not a model: write {MODEL_FORMS}")
+    return _prefixed(value, PATH_MODELS, info)
+
+
+def _condition(value: str) -> str:
+    # What each figure allows is the gate's business, and so is `require: all`.
+    if value != "all" and not _CONDITION.fullmatch(value.strip()):
+        raise ValueError(f'`{value}` is not a condition: write a comparison (>=, <=, > or <), a number and its unit, such as ">= 0.98" or "<= 2 ms"')
+    return value
+
+
+def _rule_or_names(value: Any) -> str:
+    return "names" if isinstance(value, list | tuple) else "rule"
+
+
+def _one_or_many(value: Any) -> str:
+    return "many" if isinstance(value, list | tuple) else "one"
+
+
+def _preset_or_numbers(value: Any) -> str:
+    return "numbers" if isinstance(value, dict) else "preset"
+
+
+# Relative to the recipe's folder, absolute once loaded (as it is where a recipe is made in Python).
+RecipePath = Annotated[Path, AfterValidator(_absolute)]
+Source = Annotated[str, AfterValidator(_source)]
+ModelName = Annotated[str, AfterValidator(_model)]
+Rule = Annotated[
+    Annotated[str, AfterValidator(_condition), Tag("rule")] | Annotated[tuple[str, ...], Tag("names")],
+    Discriminator(_rule_or_names),
+]
+Positive = Annotated[float, Field(gt=0)]
+Side = Annotated[int, Field(ge=1)]
+Value = TypeVar("Value", bound=str)
 
 
 class Section(BaseModel):
@@ -19,7 +90,7 @@ class Section(BaseModel):
 class TokenizerSection(Section):
     """Where a text task's tokenizer comes from: a Hugging Face folder, or trained on the training texts."""
 
-    folder: Path | None = None
+    folder: RecipePath | None = None
     vocabulary: int = Field(default=8000, ge=64)
     lowercase: bool = True
 
@@ -27,10 +98,10 @@ class TokenizerSection(Section):
 class DataSection(Section):
     """Training and test data as `reader:argument` (npz:FILE, folder:DIR, tsv:FILE, sklearn:digits, python:module:factory)."""
 
-    train: str
-    test: str
+    train: Source
+    test: Source
     augment: tuple[str, ...] = ()
-    size: tuple[int, int] | None = None
+    size: tuple[Side, Side] | None = None
     max_length: int = Field(default=64, ge=2)
     tokenizer: TokenizerSection = TokenizerSection()
     calibration: int = Field(default=512, ge=1)
@@ -56,7 +127,7 @@ class TrainSection(Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
     warmup_epochs: float = Field(default=0.0, ge=0)
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     gamma: float = Field(default=0.1, gt=0, le=1)
     ema: float | None = Field(default=None, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
@@ -65,16 +136,52 @@ class TrainSection(Section):
     views: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     losses: tuple[dict[str, Any], ...] = ({"ce": 1.0},)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0)
+
+
+class NormalizeSection(Section):
+    """Mean and standard deviation a channel, of images in [0, 1]."""
+
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[Positive, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> NormalizeSection:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std has {len(self.std)}: both need one number a channel")
+        return self
 
 
 class ModelSection(Section):
-    """A model: `kdedge:NAME`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER`, `onnx:FILE` or `package.module:factory`."""
+    """A model: `kdedge:NAME`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER`, `onnx:FILE` or `package.module:factory`.
 
-    model: str
+    `arguments` go to the model's factory. `weights`: safetensors, or a checkpoint of tensors alone. `normalize`: the mean and std that the
+    weights were trained with; without weights those of the training data are used.
+    """
+
+    model: ModelName
     arguments: dict[str, Any] = Field(default_factory=dict)
-    weights: Path | None = None
-    normalize: Literal["imagenet", "cifar10", "data", "none"] | dict[Literal["mean", "std"], tuple[float, ...]] | None = None
+    weights: RecipePath | None = None
+    normalize: (
+        Annotated[
+            Annotated[Literal["imagenet", "cifar10", "data", "none"], Tag("preset")] | Annotated[NormalizeSection, Tag("numbers")],
+            Discriminator(_preset_or_numbers),
+        ]
+        | None
+    ) = None
+
+    @property
+    def kind(self) -> str:
+        """What stands before the colon: `kdedge`, `onnx`, ..., or the module of a factory."""
+        return self.model.partition(":")[0]
+
+    @model_validator(mode="after")
+    def _weights_belong(self) -> ModelSection:
+        if self.kind in COMPLETE_MODELS and self.weights is not None:
+            raise ValueError(f"`{self.kind}:` holds its weights already: remove `weights`")
+        if self.kind in COMPLETE_MODELS and self.arguments:
+            raise ValueError(f"`{self.kind}:` takes no arguments: remove `arguments`")
+        return self
 
 
 class TeacherSection(ModelSection):
@@ -82,6 +189,14 @@ class TeacherSection(ModelSection):
 
     train: TrainSection | None = None
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _knows_something(self) -> TeacherSection:
+        if self.kind == "onnx" and self.train is not None:
+            raise ValueError("an ONNX file cannot be trained: remove `train`, or name a model that can be built")
+        if self.kind in NAMED_MODELS and self.weights is None and self.train is None:
+            raise ValueError(f"`{self.model}` has no weights and nothing trains it: give `weights: FILE` or `train: {{epochs: ...}}`")
+        return self
 
 
 class DistillSection(TrainSection):
@@ -101,13 +216,21 @@ class ExportSection(Section):
     """One target and the precisions made for it. `batch`: the fixed batch size, or "dynamic"; `options` override the target's session options."""
 
     target: str
-    precision: tuple[Precision, ...]
-    batch: int | Literal["dynamic"] | None = None
+    precision: tuple[Precision, ...] = Field(min_length=1)
+    batch: Annotated[int, Field(ge=1)] | Literal["dynamic"] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("precision")
+    @classmethod
+    def _each_once(cls, value: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        return _unique(value)
 
 
 class ProfileSection(Section):
-    """How latency is measured. A launch is warm when both warm-up minima are met, and done when both timed minima are met or `max_seconds` is reached."""
+    """How latency is measured.
+
+    A launch is warm when both warm-up minima are met, and done when both timed minima are met or `max_seconds` is reached.
+    """
 
     launches: int = Field(default=10, ge=1)
     warmup_seconds: float = Field(default=1.0, ge=0)
@@ -119,17 +242,47 @@ class ProfileSection(Section):
 
 
 class Recipe(Section):
-    """Everything that a run does. Paths are relative to the recipe's folder and absolute once loaded."""
+    """Everything that a run does. Paths are relative to the recipe's folder and absolute once loaded.
+
+    `gate`: a figure and its rule, such as {latency_median: "<= 2 ms"}; `require` names the targets that must have run (a list, or all).
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     data: DataSection
-    teacher: TeacherSection | tuple[TeacherSection, ...] | None = None
+    teacher: (
+        Annotated[
+            Annotated[TeacherSection, Tag("one")] | Annotated[tuple[TeacherSection, ...], Field(min_length=1), Tag("many")],
+            Discriminator(_one_or_many),
+        ]
+        | None
+    ) = None
     student: ModelSection
     distill: DistillSection | None = None
     quantize: QuantizeSection = QuantizeSection()
     export: tuple[ExportSection, ...] = ()
-    devices: tuple[str, ...] = ("local",)
+    devices: tuple[str, ...] = Field(default=("local",), min_length=1)
     profile: ProfileSection = ProfileSection()
-    gate: dict[str, str] = Field(default_factory=dict)
+    gate: dict[str, Rule] = Field(default_factory=dict)
+
+    @field_validator("devices")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _unique(value)
+
+    @model_validator(mode="after")
+    def _student_learns_or_knows(self) -> Recipe:
+        student = self.student
+        if self.distill is not None and student.kind == "onnx":
+            raise ValueError("student: an ONNX file cannot be trained: remove `distill`, or name a model that can be built")
+        if self.distill is None and student.kind in NAMED_MODELS and student.weights is None:
+            raise ValueError(f"student: `{student.model}` has no weights and nothing trains it: add a `distill` section or give `weights: FILE`")
+        return self
+
+
+def _unique(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
+    if repeated:
+        raise ValueError(f"`{repeated[0]}` is listed twice")
+    return values

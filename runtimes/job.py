@@ -4,7 +4,8 @@
     result.json              what came of it (`Result`); written last and atomically: where it is missing, the worker died
     outputs/BUCKET/NAME.npy  validate: outputs in the order of the inputs
     warmup_ns.npy, samples_ns.npy   launch: every iteration, int64 ns of host time, synchronised
-    executed.json            list of {name, operator, dtype, provider}
+    executed.json            validate: list of {name, operator, dtype, provider}; `facts["executed"]` counts them by dtype
+    crash.txt                where a worker that died was, if it could still say so
 
 Paths inside `job.json` are relative to the job's folder or absolute. Python 3.8, standard library only.
 """
@@ -19,6 +20,10 @@ from typing import Any, Dict, List, Optional
 from .errors import RuntimeFailure
 
 SCHEMA = 1
+# Where a crash handler writes in which call a worker died.
+CRASH_FILE = "crash.txt"
+# Set by whoever starts a worker on its own machine: the worker must not outlive a parent that was killed.
+PARENT_VARIABLE = "KDEDGE_PARENT"
 KINDS = ("validate", "launch")
 
 
@@ -125,5 +130,7 @@ def _read(path: str) -> Dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RuntimeFailure("%s cannot be read: %s" % (path, error)) from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise RuntimeFailure("%s: schema %r; this worker reads schema %d" % (path, values.get("schema") if isinstance(values, dict) else None, SCHEMA))
+        raise RuntimeFailure(
+            "%s: schema %r; this worker reads schema %d" % (path, values.get("schema") if isinstance(values, dict) else None, SCHEMA)
+        )
     return dict(values)

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "kdedge"
 LEVELS: list[set[str]] = [
     {"runtimes"},
     {"estimate", "errors", "progress"},
+    {"intervals"},
     {"artifact"},
     {"devices", "source", "record"},
     {"recipe", "targets", "workspace"},
@@ -30,9 +31,10 @@ LEVELS: list[set[str]] = [
     {"pipeline"},
     {"api"},
     {"cli"},
+    {"__main__"},
 ]
 # `record` names types by ImportPath and `source` is plain text work; both are what `workspace` is made of.
-INSIDE_A_LEVEL = {("intervals", "estimate"), ("record", "source")}
+INSIDE_A_LEVEL = {("record", "source")}
 
 
 def files() -> list[Path]:

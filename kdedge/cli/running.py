@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdedge import progress
-from kdedge.workspace import StageEvent, Workspace
+from kdedge.workspace import StageEvent
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from kdedge.pipeline import Until
 
 
@@ -26,15 +28,20 @@ def run_recipe(
     quiet: bool,
 ) -> int:
     """Run, print, and return the exit code of design: 0 fine, 1 failed, 3 inconclusive."""
+    from kdedge.api import run
     from kdedge.cli.table import print_result
-    from kdedge.devices import open_device
-    from kdedge.pipeline import run
-    from kdedge.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe, overrides or ())
-    devices = [open_device(name).identity for name in on] if on else None
-    with _listener(quiet) as (listener, on_event), progress.listening(listener):
-        result = run(loaded, Workspace(workspace, on_event), devices, until=until, remeasure=remeasure)
+    with _listener(quiet) as (listener, on_stage):
+        result = run(
+            recipe,
+            workspace=workspace,
+            devices=on or None,
+            overrides=overrides or (),
+            until=until,
+            remeasure=remeasure,
+            listener=listener,
+            on_stage=on_stage,
+        )
     if not quiet:
         print_result(result)
     if as_json:
@@ -54,7 +61,7 @@ class _Quiet:
 class _Shown:
     """Stages as lines on standard error, the running one as a bar where that is a terminal."""
 
-    def __enter__(self) -> tuple[progress.Listener, object]:
+    def __enter__(self) -> tuple[progress.Listener, Callable[[StageEvent], None]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -70,7 +77,7 @@ class _Shown:
             disable=not sys.stderr.isatty(),
         )
         self.bars.start()
-        self.tasks: dict[str, int] = {}
+        self.tasks: dict[str, TaskID] = {}
         return self, self.event
 
     def __exit__(self, *exception: object) -> None:
@@ -79,14 +86,14 @@ class _Shown:
     def advance(self, what: str, done: int, total: int, note: str) -> None:
         if what not in self.tasks:
             self.tasks[what] = self.bars.add_task(what, total=total, note=note)
-        self.bars.update(self.tasks[what], completed=done, total=total, note=note)  # type: ignore[arg-type]
+        self.bars.update(self.tasks[what], completed=done, total=total, note=note)
 
     def message(self, text: str) -> None:
         self.bars.console.print(f"  {text}", markup=False)
 
     def event(self, event: StageEvent) -> None:
         for task in self.tasks.values():
-            self.bars.remove_task(task)  # type: ignore[arg-type]
+            self.bars.remove_task(task)
         self.tasks.clear()
         took = "cached" if event.cached else f"{event.seconds:.1f} s"
         self.bars.console.print(f"{event.name:<32}{took:>10}", markup=False)

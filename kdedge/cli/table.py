@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kdedge.artifact import Cell, Estimate
+from kdedge.artifact import Cell
+from kdedge.report.figures import executed, interval, proven_without_device, size
 from kdedge.report.result import RunResult
 
 
@@ -28,8 +29,8 @@ def print_result(result: RunResult) -> None:
             (result.task_metric, "left"),
             ("= student", "left"),
             ("= teacher", "left"),
-            ("median ms", "left"),
-            ("KB", "right"),
+            ("median", "left"),
+            ("size", "right"),
             ("ran as", "left"),
             ("status", "left"),
         ):
@@ -39,7 +40,7 @@ def print_result(result: RunResult) -> None:
         console.print(table)
     elif result.artifacts:
         for artifact in result.artifacts:
-            console.print(f"{artifact.target} {artifact.precision}: {artifact.size_bytes / 1000:.0f} KB  {artifact.main.files[0]}", markup=False)
+            console.print(f"{artifact.target} {artifact.precision}: {size(artifact.size_bytes)}  {artifact.main.files[0]}", markup=False)
     if result.verdict:
         console.print(f"gate: {result.verdict.verdict}", markup=False, style="bold")
         for line in result.verdict.reasons:
@@ -50,24 +51,10 @@ def print_result(result: RunResult) -> None:
         console.print(f"report: {result.report}", markup=False, soft_wrap=True)
 
 
-def interval(estimate: Estimate | None) -> str:
-    """A figure with its interval: 97.2 % [94.9, 98.5], 0.412 [0.408, 0.420]."""
-    if estimate is None:
-        return "-"
-    percent = estimate.unit == "fraction"
-    scale, suffix = (100.0, " %") if percent else (1.0, "")
-    digits = 1 if percent else 3
-    text = f"{estimate.value * scale:.{digits}f}{suffix}"
-    if estimate.low is None or estimate.high is None:
-        return f"{text} (no interval)"
-    return f"{text} [{estimate.low * scale:.{digits}f}, {estimate.high * scale:.{digits}f}]"
-
-
 def _row(cell: Cell) -> tuple[str, ...]:
     figures = cell.fidelity.figures
-    checks = "; ".join(f"{name}: {text}" for name, text in cell.artifact.checks.items())
+    checks = proven_without_device(cell.artifact)
     status = cell.status if not cell.reason else f"{cell.status}: {cell.reason}"
-    executed = " ".join(f"{count} {dtype}" for dtype, count in sorted(cell.fidelity.executed.items(), key=lambda item: -item[1]))
     return (
         f"{cell.artifact.target} {cell.artifact.precision}",
         cell.device + (" (proxy)" if cell.proxy and cell.status == "ok" else ""),
@@ -75,7 +62,7 @@ def _row(cell: Cell) -> tuple[str, ...]:
         interval(figures.get("agreement_student")),
         interval(figures.get("agreement_teacher")),
         interval(cell.latency.figures.get("latency_median")) if not cell.proxy else "-",
-        f"{cell.artifact.size_bytes / 1000:.0f}",
-        executed or "-",
+        size(cell.artifact.size_bytes),
+        executed(cell.fidelity.executed),
         f"{status} ({checks})" if checks and cell.status != "ok" else status,
     )

@@ -1,0 +1,76 @@
+"""Readers of raw examples, replayable augmentation, and the encoding of examples into what a graph takes.
+
+`READERS` names them; a recipe says `reader:argument`. What a reader made is opened again with `open_examples`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdedge.artifact import ImportPath, SplitSource
+from kdedge.data.names import unknown
+from kdedge.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from kdedge.data.examples import Examples
+    from kdedge.recipe import DataSection
+
+# Each is `read(argument, split, folder, limit, classes) -> kdedge.data.reading.ReadSplit`.
+READERS: dict[str, str] = {
+    "npz": "kdedge.data.npz:read",
+    "folder": "kdedge.data.folder:read",
+    "sklearn": "kdedge.data.digits:read",
+    "tsv": "kdedge.data.tsv:read",
+    "python": "kdedge.data.python_dataset:read",
+}
+
+# What each reader reads: a file or folder, the user's code, or nothing outside its package.
+_READS = {"npz": "file", "folder": "folder", "sklearn": "nothing", "tsv": "file", "python": "code"}
+
+
+def split_source(key: str, text: str) -> tuple[str, str]:
+    """Reader and argument of `reader:argument`; `key` is the recipe's key, for the error.
+
+    Raises:
+        RecipeError: the text has another form, or names no reader.
+    """
+    reader, colon, argument = text.partition(":")
+    if not colon or not argument:
+        raise RecipeError(f"{key}: `{text}` must look like `reader:argument` (readers: {', '.join(READERS)})")
+    if reader not in READERS:
+        raise RecipeError(unknown(key, "reader", reader, READERS))
+    return reader, argument
+
+
+def sources_of(data: DataSection) -> tuple[Path | ImportPath, ...]:
+    """Everything that reading this section depends on: the readers' code, and the files, folders or user's code that they read.
+
+    Raises:
+        RecipeError: an unknown reader.
+        DataError: a file or folder that is not there.
+    """
+    found: list[Path | ImportPath] = []
+    for key, text in (("data.train", data.train), ("data.test", data.test)):
+        reader, argument = split_source(key, text)
+        found.append(ImportPath(READERS[reader]))
+        if _READS[reader] == "code":
+            found.append(ImportPath(argument))
+        elif _READS[reader] != "nothing":
+            path = Path(argument)
+            if not path.exists():
+                raise DataError(f"{key}: there is no {_READS[reader]} {path}")
+            found.append(path)
+    if data.tokenizer.folder is not None and not data.tokenizer.folder.is_dir():
+        raise DataError(f"data.tokenizer.folder: there is no folder {data.tokenizer.folder}")
+    return tuple(dict.fromkeys(found))
+
+
+def open_examples(split: SplitSource) -> Examples:
+    """Open a split that `prepare` read once.
+
+    Raises:
+        DataError: its files cannot be read any more.
+    """
+    opened: Examples = split.reader.load()(**split.arguments)
+    return opened

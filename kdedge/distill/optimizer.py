@@ -30,7 +30,7 @@ def learning_rate(section: TrainSection, step: int, steps_per_epoch: int) -> flo
     """The learning rate of step `step` (from 0): linear warm-up to `optimizer.lr`, then the schedule.
 
     `cosine` falls to 0 at the end of the run (Loshchilov and Hutter 2017, eq. 5, without restarts); `multistep` multiplies by `gamma` at each
-    milestone: below 1 a fraction of the run, from 1 on an epoch.
+    milestone, a fraction of the run.
     """
     total = section.epochs * steps_per_epoch
     warmup = min(round(section.warmup_epochs * steps_per_epoch), total)
@@ -40,8 +40,7 @@ def learning_rate(section: TrainSection, step: int, steps_per_epoch: int) -> flo
     if section.schedule == "cosine":
         return base * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
     if section.schedule == "multistep":
-        starts = (total * place if place < 1 else place * steps_per_epoch for place in section.milestones)
-        return float(base * section.gamma ** sum(step >= round(start) for start in starts))
+        return float(base * section.gamma ** sum(step >= round(total * place) for place in section.milestones))
     return base
 
 

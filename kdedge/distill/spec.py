@@ -101,7 +101,9 @@ def _term(entry: Mapping[str, Any], key: str) -> TermSpec:
     parameters = {parameter: value for parameter, value in entry.items() if parameter != name}
     for parameter, value in parameters.items():
         if parameter not in signature.parameters:
-            raise RecipeError(f"{key}.{parameter}: unknown key{_nearest(parameter, signature.parameters)} (allowed: {_listed((name, *signature.parameters))})")
+            raise RecipeError(
+                f"{key}.{parameter}: unknown key{_nearest(parameter, signature.parameters)} (allowed: {_listed((name, *signature.parameters))})"
+            )
         _check_value(f"{key}.{parameter}", parameter, value, signature.parameters[parameter])
     return TermSpec(name, function, _weight(entry[name], f"{key}.{name}"), signature.tensors, parameters)
 
@@ -159,7 +161,9 @@ def _known_losses() -> str:
 
 
 def _without_teacher() -> str:
-    return _listed(name for name, path in LOSSES.items() if not any(tensor.startswith("teacher_") for tensor in signature_of(ImportPath(path)).tensors))
+    return _listed(
+        name for name, path in LOSSES.items() if not any(tensor.startswith("teacher_") for tensor in signature_of(ImportPath(path)).tensors)
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,0 +1,1 @@
+"""How long an artifact takes on a device: fresh processes, raw samples, percentiles with floors, medians with intervals."""

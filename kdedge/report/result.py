@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,24 @@ class RunResult:
             "report": str(self.report) if self.report else None,
             "bundles": [str(bundle.path) for bundle in self.bundles],
         }
+
+
+def publish(result: RunResult, folder: Path) -> RunResult:
+    """Put the report and the JSON result into `folder`, each whole or not at all; returns the result with their paths there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page, record = folder / "report.html", folder / "result.json"
+    if result.report is not None:
+        _replace(page, result.report.read_text(encoding="utf-8"))
+        result = result.having(report=page)
+    result = result.having(record=record)
+    _replace(record, json.dumps(result.as_json(), indent=1))
+    return result
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def figure(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -1,0 +1,120 @@
+"""Run one job on a device and say what came of it. A worker that dies is a result, not an exception."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from kdedge.devices.device import Device
+from kdedge.devices.transport import Completed, Transport
+from kdedge.runtimes.errors import RuntimeFailure
+from kdedge.runtimes.job import CRASH_FILE, Job, Result, read_result, write_job
+
+WORKER = "kdedge.runtimes.worker"
+LOG_FILE = "worker.log"
+
+# Nothing phones home: OpenVINO's and NNCF's telemetry, Hugging Face's, and whoever honours the common switch.
+_SILENT = {"CI": "true", "NNCF_CI": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+_LINE_LENGTH = 300
+
+
+def run_job(device: Device, job: Job, folder: Path, timeout: float) -> Result:
+    """Run a worker for `job` in `folder`, which then holds the job, links to its files, its result, outputs, samples and `worker.log`.
+
+    `timeout` in seconds. A crash, a kill, a timeout or a lack of memory gives `Result(status="failed", reason=...)`.
+
+    Raises:
+        DeviceError: the device cannot be reached, or a file of the job cannot be placed on it.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in ("result.json", CRASH_FILE):
+        (folder / stale).unlink(missing_ok=True)
+    write_job(str(folder), stage(device.transport, job, folder))
+    completed = device.transport.run([device.python, "-m", WORKER, str(folder)], timeout, environment(job, device))
+    (folder / LOG_FILE).write_text(completed.stdout + completed.stderr, encoding="utf-8")
+    try:
+        result = read_result(str(folder))
+    except (RuntimeFailure, TypeError) as error:
+        result = Result(status="failed", reason=f"the worker's result cannot be read: {error}", runtime=job.runtime)
+    if result is None:
+        result = Result(status="failed", reason=explain(completed, timeout, folder), runtime=job.runtime)
+    return _checked(result, folder)
+
+
+def stage(transport: Transport, job: Job, folder: Path) -> Job:
+    """Link the job's files into `folder`/files and return the job with paths relative to `folder`.
+
+    Files keep their names within a graph, since a runtime finds side files by them.
+    """
+
+    def place(path: str, where: str) -> str:
+        # Relative paths in a job are relative to its folder.
+        transport.push(folder / path, str(folder / where))
+        return where
+
+    graphs = {
+        name: [place(path, f"files/graph-{number}/{Path(path).name}") for path in paths] for number, (name, paths) in enumerate(job.graphs.items())
+    }
+    buckets = [
+        {name: place(path, f"files/inputs-{number}/{position}.npy") for position, (name, path) in enumerate(bucket.items())}
+        for number, bucket in enumerate(job.buckets)
+    ]
+    return replace(job, graphs=graphs, buckets=buckets)
+
+
+def environment(job: Job, device: Device) -> dict[str, str]:
+    """What the worker finds in its environment: thread counts within the job's (or the device's cores), idle threads that sleep, no telemetry."""
+    asked = job.options.get("threads")
+    threads = str(asked) if isinstance(asked, int) and asked > 0 else device.identity.fingerprint.get("cores", "1")
+    return {
+        **_SILENT,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONSAFEPATH": "1",  # a file `torch.py` in the current folder must not become torch
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's own: the worker does no algebra
+    }
+
+
+def explain(completed: Completed, timeout: float, folder: Path) -> str:
+    """Why there is no result, in a sentence."""
+    if completed.timed_out:
+        return f"stopped after {timeout:g} s, the limit of this job{_last_words(completed)}"
+    if completed.returncode == -signal.SIGKILL:
+        return f"killed (signal 9), probably out of memory{_last_words(completed)}"
+    if completed.returncode < 0:
+        return f"signal {-completed.returncode} ({_signal_name(-completed.returncode)}){_place_of_crash(folder)}{_last_words(completed)}"
+    return f"the worker ended with exit code {completed.returncode} and no result{_last_words(completed)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _place_of_crash(folder: Path) -> str:
+    """The innermost Python frame that the crash handler saw."""
+    path = folder / CRASH_FILE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = re.search(r'most recent call first\):\s*File "([^"]+)", line (\d+) in (\S+)', text)
+    return f" in {found.group(3)} ({Path(found.group(1)).name}, line {found.group(2)})" if found else ""
+
+
+def _last_words(completed: Completed) -> str:
+    lines = [line.strip() for line in completed.stderr.splitlines() if line.strip()]
+    return f": {lines[-1][:_LINE_LENGTH]}" if lines else ""
+
+
+def _checked(result: Result, folder: Path) -> Result:
+    """Refuse a result whose outputs lie outside the job's folder: it may come from a board that is not ours."""
+    for bucket in result.outputs:
+        for name, path in bucket.items():
+            if not (folder / path).resolve().is_relative_to(folder):
+                return Result(status="failed", reason=f"output `{name}` lies outside the job's folder: {path}", runtime=result.runtime)
+    return result

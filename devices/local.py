@@ -1,0 +1,160 @@
+"""This machine as a device: files are linked, commands are child processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import kdedge
+from kdedge.devices.device import Device
+from kdedge.devices.fingerprint import identify
+from kdedge.devices.transport import Completed
+from kdedge.errors import DeviceError
+from kdedge.runtimes.job import PARENT_VARIABLE
+
+# What a command sees of the user's environment. The rest (thread counts, library switches, credentials) would change what is measured or leak.
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)
+# A runaway command may write for ever; what explains its end stands last.
+_KEPT_BYTES = 1 << 20
+
+
+def open_device(name: str) -> Device:
+    """The machine that kdedge runs on, with the interpreter that runs kdedge."""
+    return Device(identify(name, kind="local"), LocalTransport(), sys.executable)
+
+
+class LocalTransport:
+    """Files by hard link (by copy across file systems), commands as process groups of their own."""
+
+    def push(self, local: Path, remote: str) -> None:
+        """Place a file or folder at `remote` without sending what is there already.
+
+        Raises:
+            DeviceError: it does not exist, or cannot be placed.
+        """
+        source, target = local.resolve(), Path(remote)
+        try:
+            if source.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                for child in sorted(source.iterdir()):
+                    self.push(child, str(target / child.name))
+            else:
+                _place(source, target)
+        except OSError as error:
+            raise DeviceError(f"device `local`: {local} cannot be placed at {remote}: {error.strerror or error}") from error
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file or folder to `local`.
+
+        Raises:
+            DeviceError: it does not exist, or cannot be copied.
+        """
+        source = Path(remote)
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, local, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, local)
+        except OSError as error:
+            raise DeviceError(f"device `local`: {remote} cannot be copied to {local}: {error.strerror or error}") from error
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """Run a command in a clean environment with `env` on top, at most `timeout` seconds; then its whole process group is killed.
+
+        Raises:
+            DeviceError: the command cannot be started.
+        """
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment |= {PARENT_VARIABLE: str(os.getpid()), "PYTHONPATH": _python_path(), **(env or {})}
+        # Files, not pipes: a grandchild that outlives the command would keep a pipe open and the reader waiting.
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            try:
+                process = subprocess.Popen(
+                    list(argv), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
+                )
+            except OSError as error:
+                raise DeviceError(f"device `local`: {argv[0]} cannot be started: {error.strerror or error}") from error
+            timed_out = False
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+            finally:  # also when the user interrupts
+                _kill_group(process)
+            return Completed(process.returncode, _tail(stdout), _tail(stderr), timed_out)
+
+    def read_text(self, remote: str) -> str:
+        """A small text file.
+
+        Raises:
+            DeviceError: it cannot be read.
+        """
+        try:
+            return Path(remote).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise DeviceError(f"device `local`: {remote} cannot be read: {error.strerror or error}") from error
+
+    def alive(self) -> bool:
+        """This machine answers."""
+        return True
+
+
+def _python_path() -> str:
+    """The user's, and where kdedge lies: it may run from a checkout that is not installed."""
+    return os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(kdedge.__file__).parents[1])]))
+
+
+def _place(source: Path, target: Path) -> None:
+    if target.exists() and (source.samefile(target) or _same_content(source, target)):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # another file system, one without links, or a file of another user
+        shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def _same_content(source: Path, target: Path) -> bool:
+    if source.stat().st_size != target.stat().st_size:
+        return False
+    digests = []
+    for path in (source, target):
+        with path.open("rb") as handle:
+            digests.append(hashlib.file_digest(handle, "sha256").digest())
+    return digests[0] == digests[1]
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the group: the command itself if it still runs, and children that it left behind."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _tail(handle: IO[bytes]) -> str:
+    size = handle.seek(0, os.SEEK_END)
+    handle.seek(max(0, size - _KEPT_BYTES))
+    return handle.read().decode("utf-8", errors="replace")

@@ -1,0 +1,168 @@
+"""Is a graph the same function as what it came from? Asked by running both, never by looking at the graph.
+
+The tolerance is relative to the scale of the output, max|a - b| <= tolerance * max|b|, so that logits of 0.01 and of 100 are judged alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from kdedge.artifact import TensorSpec
+from kdedge.errors import ExportError
+from kdedge.exporters.model_file import to_bytes
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
+
+#: What an export may differ by from the torch module, relative to the output's scale.
+TOLERANCE = 1e-3
+
+#: Outputs that are all smaller than this count as this large: a constant zero has no scale.
+SMALLEST_SCALE = 1e-6
+
+# ONNX Runtime's errors have no common base but Exception; its binding adds the two built-in ones for wrong feeds.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(ort_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+    ValueError,
+)
+
+
+class RunFailure(ExportError):
+    """A graph cannot be opened or run at all; the message is the runtime's own sentence."""
+
+
+def run(model: ir.Model | bytes, feeds: Sequence[Feed], outputs: Sequence[str] | None = None) -> list[dict[str, Array]]:
+    """Run a graph in ONNX Runtime on the CPU in float32, one result a feed.
+
+    Raises:
+        RunFailure: it cannot be opened or run.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    data = model if isinstance(model, bytes) else to_bytes(model)
+    try:
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+        return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
+    except _ORT_ERRORS as error:
+        raise RunFailure(_sentence(error)) from error
+
+
+def difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, float]:
+    """Largest absolute difference of any output, and the largest relative to its output's scale (inf where shapes or finiteness differ)."""
+    absolute = relative = 0.0
+    for name, want in wanted.items():
+        got = found[name]
+        if got.shape != want.shape or not np.array_equal(np.isfinite(got), np.isfinite(want)):
+            return float("inf"), float("inf")
+        finite = np.isfinite(want)
+        if not finite.any():
+            continue
+        gap = float(np.max(np.abs(got[finite].astype(np.float64) - want[finite].astype(np.float64))))
+        absolute = max(absolute, gap)
+        relative = max(relative, gap / max(SMALLEST_SCALE, float(np.max(np.abs(want[finite].astype(np.float64))))))
+    return absolute, relative
+
+
+def verify_against_module(
+    model: ir.Model, module: torch.nn.Module, inputs: Sequence[TensorSpec], feeds: Sequence[Feed], name: str, tolerance: float = TOLERANCE
+) -> float:
+    """Compare `model` with the torch `module` on each of `feeds`: the sizes that it was exported with first, then others.
+
+    Returns the largest absolute difference of any output.
+
+    Raises:
+        ExportError: they differ by more than `tolerance` of the output's scale; the message names the sizes and the node that has a size baked in.
+    """
+    largest = 0.0
+    agreed: Feed | None = None
+    for feed in feeds:
+        wanted = _run_module(module, inputs, feed, name)
+        sizes, good = _sizes(inputs, feed), f" but not at {_sizes(inputs, agreed)}" if agreed is not None else ""
+        try:
+            (found,) = run(model, [feed])
+        except RunFailure as error:
+            node = _named_node(str(error))
+            where = f": a size is baked into `{node}`" if node else ""
+            raise ExportError(f"student `{name}`: the exported graph cannot run at {sizes}{good}{where} ({error})") from error
+        absolute, relative = difference(found, wanted)
+        if relative > tolerance:
+            where = ""
+            if agreed is not None and (node := _first_dependent_node(model, inputs, agreed, feed)):
+                where = f": a size is baked into `{node}`"
+            gap = "in shape or in NaN and infinity" if np.isinf(absolute) else f"by {absolute:.2g}"
+            raise ExportError(f"student `{name}`: output differs from the torch model {gap} (allowed {tolerance:g} of its scale) at {sizes}{good}{where}")
+        largest = max(largest, absolute)
+        agreed = agreed or feed
+    return largest
+
+
+def _run_module(module: torch.nn.Module, inputs: Sequence[TensorSpec], feed: Feed, name: str) -> dict[str, Array]:
+    with torch.inference_mode():
+        outputs = module(*(torch.from_numpy(np.ascontiguousarray(feed[spec.name])) for spec in inputs))
+    arrays = {key: value.detach().float().numpy() for key, value in outputs.items()}
+    for key, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ExportError(f"student `{name}`: output `{key}` of the torch model is not finite on real input; look at the training's last losses")
+    return arrays
+
+
+def _first_dependent_node(model: ir.Model, inputs: Sequence[TensorSpec], small: Feed, large: Feed) -> str:
+    """The first node whose result for the same examples depends on how many others stand beside them, "" where none does.
+
+    The first rows of both feeds are made equal; a graph without a baked batch size gives equal rows in every intermediate value whose first
+    axis is the batch. Values whose trailing sizes differ (another length) cannot be compared and are passed over.
+    """
+    first, second = inputs[0].name, {key: np.array(value) for key, value in large.items()}
+    rows = min(len(small[first]), len(large[first]))
+    if any(small[spec.name].shape[1:] != large[spec.name].shape[1:] for spec in inputs):
+        return ""
+    for key, value in small.items():
+        second[key][:rows] = value[:rows]
+    probe = model.clone()
+    values = [value for node in probe.graph for value in node.outputs if value.name]
+    probe.graph.outputs.extend(value for value in values if not value.is_graph_output())
+    names = [str(value.name) for value in values]
+    try:
+        (one,), (two,) = run(probe, [small], names), run(probe, [second], names)
+    except RunFailure as error:
+        return _named_node(str(error))
+    for value in values:
+        a, b = one[str(value.name)], two[str(value.name)]
+        if a.ndim == 0 or a.dtype.kind != "f" or len(a) != len(small[first]):
+            continue
+        if len(b) != len(large[first]) or a.shape[1:] != b.shape[1:] or difference({"": a[:rows]}, {"": b[:rows]})[1] > TOLERANCE:
+            producer = value.producer()
+            return str(producer.name) if producer is not None else ""
+    return ""
+
+
+def _sizes(inputs: Sequence[TensorSpec], feed: Feed) -> str:
+    """`batch 3` or `batch 3, length 17`: the varying sizes of a feed."""
+    found: dict[str, int] = {}
+    for spec in inputs:
+        for size, actual in zip(spec.shape, feed[spec.name].shape, strict=True):
+            if not isinstance(size, int):
+                found[size.name] = actual
+    return ", ".join(f"{name} {size}" for name, size in found.items()) or "its fixed size"
+
+
+def _named_node(text: str) -> str:
+    match = re.search(r"Name:\s*'([^']+)'", text)
+    return match.group(1) if match else ""
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return re.sub(r"/\S+?/(onnxruntime/\S+)", r"\1", text[0]) if text else type(error).__name__

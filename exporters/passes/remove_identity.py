@@ -1,0 +1,32 @@
+"""Identity, dropout of inference and casts to the dtype that a value has already: gone; equal subexpressions computed once."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from kdedge.exporters.passes.graph_pass import GraphPass
+
+
+def remove_identity(model: ir.Model) -> int:
+    """Remove nodes that do nothing. Graph inputs and outputs keep their names."""
+    before = len(model.graph)
+    for node in list(model.graph):
+        if _does_nothing(node) and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(node.inputs[0])
+            model.graph.remove(node, safe=True)
+    common.IdentityEliminationPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    return before - len(model.graph)
+
+
+def _does_nothing(node: ir.Node) -> bool:
+    source = node.inputs[0] if node.inputs else None
+    if source is None or node.domain:
+        return False
+    if node.op_type == "Cast":
+        return source.dtype is not None and node.attributes["to"].as_int() == source.dtype
+    return node.op_type == "Dropout" and len(node.inputs) == 1 and (len(node.outputs) == 1 or not node.outputs[1].uses())
+
+
+PASS = GraphPass("remove_identity", (7, 26), remove_identity)

@@ -1,0 +1,79 @@
+"""From ranges to integers: scale and zero point of a type, weights and biases as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdedge.exporters.dialects.dialect import Integer
+from kdedge.exporters.quantize.ranges import ActivationRange
+
+Array = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+
+INT32_HIGHEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """real = scale * (integer - zero_point), with float32 scale."""
+
+    scale: np.float32
+    zero_point: int
+
+
+def encode_activation(rows: Iterable[ActivationRange], integer: Integer, smallest_scale: float) -> Encoding:
+    """One encoding for tensors that share a scale: it covers the range that each of them asks for.
+
+    A range that starts at 0 gets its zero point at the smallest integer (ReLU can be dropped then). A symmetric one gets 0.
+    """
+    rows = list(rows)
+    lowest, highest = integer.limits
+    if integer.symmetric:
+        amplitude = max(row.symmetric for row in rows)
+        return Encoding(_at_least(amplitude / highest, smallest_scale), 0)
+    low, high = min(row.affine[0] for row in rows), max(row.affine[1] for row in rows)
+    scale = _at_least((high - low) / (highest - lowest), smallest_scale)
+    return Encoding(scale, int(np.clip(lowest + round(-low / float(scale)), lowest, highest)))
+
+
+def weight_scales(amplitudes: Array, integer: Integer, smallest_scale: float) -> Float32:
+    """Scales [channels] (or one, where the type is not per channel) of weights with these symmetric amplitudes."""
+    amplitudes = np.asarray(amplitudes, np.float64)
+    if not integer.per_channel:
+        amplitudes = amplitudes.max(keepdims=True)
+    scales = (amplitudes / integer.limits[1]).astype(np.float32)
+    return np.maximum(scales, np.float32(smallest_scale))
+
+
+def scales_that_hold_bias(scales: Float32, bias: Array, activation: Encoding) -> Float32:
+    """Weight scales raised where bias / (activation scale x weight scale) would leave int32 (a channel of almost no weights)."""
+    needed = np.abs(bias.reshape(-1).astype(np.float64)) / (float(activation.scale) * (INT32_HIGHEST // 2))
+    if scales.size == 1:
+        needed = needed.max(keepdims=True)
+    return np.maximum(scales, needed.astype(np.float32))
+
+
+def quantize(values: Array, scales: Float32, axis: int, integer: Integer) -> Array:
+    """Weights as integers with zero point 0, rounded half to even as QuantizeLinear does."""
+    return np.clip(np.rint(values / along(scales, axis, values.ndim)), *integer.limits).astype(integer.dtype)
+
+
+def quantize_bias(bias: Array, activation: Encoding, scales: Float32) -> tuple[npt.NDArray[np.int32], Float32]:
+    """An int32 bias and its scales: those of the sums that it is added to."""
+    product = np.broadcast_to((np.float32(activation.scale) * scales).astype(np.float32), bias.reshape(-1).shape)
+    integers = np.rint(bias.reshape(-1).astype(np.float64) / product.astype(np.float64))
+    return np.clip(integers, -INT32_HIGHEST - 1, INT32_HIGHEST).astype(np.int32), np.ascontiguousarray(product)
+
+
+def along(scales: Float32, axis: int, rank: int) -> Float32:
+    """Scales shaped so that they broadcast along one axis of an array of this rank."""
+    return scales.reshape([-1 if place == axis else 1 for place in range(rank)])
+
+
+def _at_least(scale: float, smallest: float) -> np.float32:
+    return np.float32(max(scale, smallest))

@@ -1,0 +1,90 @@
+"""Range table + float ONNX -> quantized ONNX in the dialect of one target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdedge.errors import ExportError
+from kdedge.exporters import model_file
+from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.quantize.emit import Writer
+from kdedge.exporters.quantize.encoding import Encoding, encode_activation
+from kdedge.exporters.quantize.plan import Plan, plan
+from kdedge.exporters.quantize.ranges import RangeTable, read_table
+from kdedge.exporters.quantize.roles import WEIGHTED
+from kdedge.exporters.quantize.wiring import load
+
+
+@dataclass(frozen=True)
+class LoweredReport:
+    """What lowering did. `activations`: tensors that got a Q/DQ pair; `weighted`: nodes whose weights are quantized;
+    `moving`: nodes that move integers; all in graph order. `notes`: what a person should know."""
+
+    activations: tuple[str, ...]
+    weighted: tuple[str, ...]
+    moving: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path) -> LoweredReport:
+    """Write the float graph at `model_path` as `dialect` to `out`. The graph is the one that was calibrated; its batch may have been fixed since.
+
+    Raises:
+        ExportError: a file cannot be read, the table was made from another graph, or the opset is outside the dialect's.
+    """
+    model = load(model_path)
+    table = read_table(ranges_path)
+    _check_opset(model, dialect, model_path.name)
+    _check_table(model.graph, table, model_path.name)
+    decided = plan(model.graph, table, dialect)
+    report = _report(model.graph, decided)
+    Writer(model.graph, decided, _encodings(decided, table, dialect), dialect, table).write()
+    model.producer_name, model.producer_version = "kdedge", None
+    model_file.save_model(model_file.tidy(model), out)
+    return report
+
+
+def _check_opset(model: Any, dialect: Dialect, name: str) -> None:
+    found = model_file.opset_of(model)
+    if not dialect.minimum_opset <= found <= dialect.maximum_opset:
+        raise ExportError(
+            f"`{name}` has opset {found}; {dialect.name} reads {dialect.minimum_opset} to {dialect.maximum_opset}: export it with an opset in this range"
+        )
+
+
+def _check_table(graph: Any, table: RangeTable, name: str) -> None:
+    values = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
+    values |= {str(value.name) for node in graph for value in node.outputs}
+    nodes = {node.name for node in graph}
+    wanted = [row.name for row in table.activations] + [row.name for row in table.weights]
+    missing = [what for what in wanted if what not in values]
+    missing += [row.node for row in (*table.structure.weights, *table.structure.residuals, *table.structure.shared) if row.node not in nodes]
+    if missing:
+        listed = ", ".join(f"`{what}`" for what in missing[:5])
+        raise ExportError(f"the range table was made from another graph than `{name}`: {len(missing)} of its names are not there ({listed}); calibrate this one")
+
+
+def _encodings(decided: Plan, table: RangeTable, dialect: Dialect) -> dict[Any, Encoding]:
+    rows = table.activation_ranges()
+    groups = {value: group for group in decided.groups for value in group}
+    made = [value for node in decided.moving for value in node.outputs]
+    return {
+        value: encode_activation([rows[member.name] for member in groups.get(value, [value])], dialect.activation, dialect.smallest_scale)
+        for value in (*decided.points, *made)
+    }
+
+
+def _report(graph: Any, decided: Plan) -> LoweredReport:
+    notes = []
+    for node in graph:
+        if node.op_type in WEIGHTED and node not in decided.weighted:
+            reason = decided.float_nodes.get(node.name, "an operand or the bias is no constant that can be quantized")
+            notes.append(f"`{node.name}` ({node.op_type}) stays float: {reason}")
+    return LoweredReport(
+        activations=tuple(str(value.name) for value in decided.points),
+        weighted=tuple(node.name for node in decided.weighted),
+        moving=tuple(node.name for node in decided.moving),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,138 @@
+"""Batches: which examples, augmented how, encoded for whom. All of it is a pure function of (seed, step), computed one batch ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kdedge.artifact import Encoder
+from kdedge.data.encode import encode
+from kdedge.data.examples import Examples
+from kdedge.distill.seeding import derived
+from kdedge.errors import TrainingError
+from kdedge.tasks.contract import Task
+
+Int64 = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples. `inputs`: arrays by input name, once for each distinct encoder (`Batches.encoders` in the same order);
+    `share`: which part of the whole batch this process has, times the number of processes (1 where it is spread evenly)."""
+
+    inputs: tuple[dict[str, npt.NDArray[Any]], ...]
+    labels: Int64
+    samples: Int64
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How examples become batches: `views` limits the augmented views of an example (view = epoch mod views), None gives a new one each epoch."""
+
+    batch_size: int
+    seed: int
+    augment: tuple[str, ...] = ()
+    views: int | None = None
+
+
+class Batches:
+    """The batches of a training run, by step.
+
+    An epoch is a seeded permutation, a pure function of (seed, epoch), cut into ceil(n / batch_size) batches whose sizes differ by at most one:
+    every example is seen once an epoch, and there is no ragged last batch that would count too much or leave batch norm one example.
+    With several processes, each takes its slice of every batch.
+
+    Raises:
+        TrainingError: there are more processes than examples in a batch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        task: Task,
+        encoders: Sequence[Encoder],
+        plan: Plan,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.encoders: tuple[Encoder, ...] = tuple(dict.fromkeys(encoders))
+        self.steps_per_epoch = -(-len(examples) // plan.batch_size)
+        self._examples, self._task, self._plan = examples, task, plan
+        self._rank, self._processes = rank, processes
+        smallest = len(examples) // self.steps_per_epoch
+        if smallest < processes:
+            raise TrainingError(f"batches of {smallest} examples cannot be spread over {processes} processes: raise batch_size or start fewer")
+
+    def order(self, epoch: int) -> Int64:
+        """The order of all examples in an epoch (from 0)."""
+        # RandomState's stream is frozen (NEP 19), a Generator's may change with numpy's version.
+        return np.random.RandomState(derived(self._plan.seed, "order", epoch)).permutation(len(self._examples)).astype(np.int64)
+
+    def from_step(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps `first` to `last` - 1 (from 0, over all epochs)."""
+        epoch, parts = -1, []
+        for step in range(first, last):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                parts = np.array_split(self.order(epoch), self.steps_per_epoch)
+            yield self._batch(parts[step % self.steps_per_epoch], epoch)
+
+    def _batch(self, whole: Int64, epoch: int) -> Batch:
+        samples = np.array_split(whole, self._processes)[self._rank]
+        raw = self._examples.raw(samples)
+        if self._plan.augment:
+            view = epoch if self._plan.views is None else epoch % self._plan.views
+            raw = self._task.augment(raw, samples, view, self._plan.seed, self._plan.augment)
+        inputs = tuple(encode(encoder, raw) for encoder in self.encoders)
+        share = len(samples) * self._processes / len(whole)
+        return Batch(inputs, self._examples.labels[samples], samples, share)
+
+
+def ahead(items: Iterator[Item], depth: int = 1) -> Generator[Item]:
+    """The same items, each made in a background thread while the one before is used. What the thread raises is raised here.
+
+    Close the iterator (or exhaust it) to end the thread.
+    """
+    made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(entry: tuple[Item | None, BaseException | None]) -> None:
+        while not stopped.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((None, None))
+        except BaseException as error:  # handed over: the thread that uses the items raises it
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="kdedge-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

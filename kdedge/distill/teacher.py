@@ -1,0 +1,48 @@
+"""The stage that obtains the teacher: given or trained, and checked against the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
+from kdedge.distill.acceleration import accelerated
+from kdedge.distill.ensemble import Teacher
+from kdedge.distill.loop import train
+from kdedge.distill.seeding import derived
+from kdedge.distill.spec import TeacherSpec
+from kdedge.errors import TrainingError
+from kdedge.models.given import take
+
+RESUMABLE = True
+TOOLS = ("torch", "accelerate")
+
+
+def obtain(teachers: tuple[TeacherSpec, ...], data: PreparedData, seed: int, *, folder: Path) -> TeacherFiles:
+    """Stage: the teacher's members, each trained where the recipe says how, else loaded from its weights; all checked against the data.
+
+    What is given is checked before anything is trained. Each member that is trained has a seed of its own, so that an ensemble of one model
+    differs within itself. Writes a folder a member.
+
+    Raises:
+        ModelError: weights do not fit, or a model has no usable output.
+        TrainingError: a member's class count is not the data's (names both), or training failed.
+    """
+    if not teachers:
+        raise TrainingError("a teacher needs at least one member")
+    places = range(len(teachers))
+    members: dict[int, ModelFiles] = {}
+    for place in sorted(places, key=lambda index: teachers[index].training is not None):
+        own = folder / f"member{place}"
+        own.mkdir(exist_ok=True)
+        members[place] = _member(teachers[place], data, derived(seed, "teacher", place), own)
+    total = sum(spec.weight for spec in teachers)
+    return TeacherFiles(tuple(members[place] for place in places), tuple(spec.weight / total for spec in teachers))
+
+
+def _member(spec: TeacherSpec, data: PreparedData, seed: int, folder: Path) -> ModelFiles:
+    if spec.training is not None:
+        with accelerated(spec.training.section.precision) as accelerator:
+            return train(accelerator, spec.model, spec.training, data, seed, folder=folder, what="teacher")
+    files = take(spec.model, data, folder=folder)
+    Teacher(TeacherFiles((files,), (1.0,)), data.task.load().logits).check(data)
+    return files

@@ -1,0 +1,356 @@
+"""The release policy and its verdict: rules on figures, decided by their intervals, never by point values.
+
+A rule passes where the whole interval is on its right side, fails where the whole interval is on the wrong side, and is inconclusive between.
+Each target ships its best passing artifact; the run fails where a target that ran has none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from kdedge.artifact import Cell
+from kdedge.errors import RecipeError
+from kdedge.estimate import FRACTION, Estimate
+from kdedge.targets import TARGETS
+
+Outcome = Literal["pass", "fail", "inconclusive", "not-run"]
+RuleOutcome = Literal["pass", "fail", "inconclusive", "not-counted"]
+
+EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+_TIMES = {"s": "1000", "ms": "1", "us": "0.001", "µs": "0.001"}
+_SIZES = {"B": "1", "KB": "1e3", "kB": "1e3", "MB": "1e6", "GB": "1e9", "KiB": "1024", "MiB": "1048576", "GiB": "1073741824"}
+_SHARES = {"": "1", "%": "0.01"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that rules may name: its unit (that of the JSON; sizes in bytes), the units that a rule may be written in (factors to that unit),
+    where a cell holds it, and whether it belongs to the device's speed and memory, for which a proxy never counts."""
+
+    unit: str
+    units: Mapping[str, str]
+    read: Callable[[Cell], Estimate | float | None]
+    of_device: bool = False
+
+
+def _fidelity(name: str) -> Callable[[Cell], Estimate | None]:
+    return lambda cell: cell.fidelity.figures.get(name)
+
+
+def _latency(name: str) -> Callable[[Cell], Estimate | None]:
+    return lambda cell: cell.latency.figures.get(name)
+
+
+def _peak_memory(cell: Cell) -> float | None:
+    return None if cell.latency.peak_memory_mb is None else cell.latency.peak_memory_mb * 1e6
+
+
+_METRIC = Figure("", _SHARES, _fidelity("metric"))
+
+FIGURES: dict[str, Figure] = {
+    "metric": _METRIC,
+    "agreement_student": Figure(FRACTION, _SHARES, _fidelity("agreement_student")),
+    "agreement_teacher": Figure(FRACTION, _SHARES, _fidelity("agreement_teacher")),
+    "kl_student": Figure("nats", {"": "1", "nats": "1"}, _fidelity("kl_student")),
+    "kl_teacher": Figure("nats", {"": "1", "nats": "1"}, _fidelity("kl_teacher")),
+    "sqnr_db": Figure("dB", {"": "1", "dB": "1"}, _fidelity("sqnr_db")),
+    "largest_error": Figure("", {"": "1"}, lambda cell: cell.fidelity.largest_error),
+    "latency_median": Figure("ms", _TIMES, _latency("latency_median"), of_device=True),
+    "latency_p90": Figure("ms", _TIMES, _latency("latency_p90"), of_device=True),
+    "size": Figure("B", _SIZES, lambda cell: float(cell.artifact.size_bytes)),
+    "peak_memory": Figure("B", _SIZES, _peak_memory, of_device=True),
+}
+"""What a gate can ask for; `metric` goes by the task's own name for it too."""
+
+
+# ---- the policy ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`key operator limit`, e.g. latency_median <= 2.0 (in the figure's unit); `text` is how the user wrote it."""
+
+    key: str
+    operator: str
+    limit: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules, the task's name for `metric`, and which targets must have run: "all", or their names."""
+
+    rules: tuple[Rule, ...]
+    metric: str
+    require: Literal["all"] | tuple[str, ...] = ()
+
+    def requires(self, target: str) -> bool:
+        """Whether a target that did not run is more than a note."""
+        return self.require == "all" or target in self.require
+
+    def figure(self, key: str) -> Figure:
+        """The figure that a rule's key stands for."""
+        return _METRIC if key == self.metric else FIGURES[key]
+
+
+_RULE = re.compile(r"\s*(>=|<=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
+
+
+def parse_policy(gate: Mapping[str, str | Sequence[str]], metric: str = "accuracy") -> Policy:
+    """Read the recipe's `gate`: figure -> rule, and `require: all` or target names.
+
+    `metric` is the task's name for its metric, under which rules may ask for it.
+
+    Raises:
+        RecipeError: a key, operator, number, unit or target that is not known; names the key and what is allowed.
+    """
+    rules: list[Rule] = []
+    require: Literal["all"] | tuple[str, ...] = ()
+    for key, text in gate.items():
+        if key == "require":
+            require = _parse_require(text)
+        else:
+            rules.append(_parse_rule(key, text, metric))
+    return Policy(tuple(rules), metric, require)
+
+
+def _parse_rule(key: str, text: Any, metric: str) -> Rule:
+    allowed = (metric, *FIGURES)
+    if key not in allowed:
+        raise RecipeError(f"gate.{key}: there is no such figure{_nearest(key, allowed)} (allowed: {', '.join(allowed)}, require)")
+    figure = _METRIC if key == metric else FIGURES[key]
+    units = ", ".join(f"`{unit}`" if unit else "none" for unit in figure.units)
+    example = next(unit for unit in figure.units)
+    match = _RULE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise RecipeError(
+            f"gate.{key}: `{text}` is no rule: write one of >=, >, <=, <, a number and a unit ({units}), e.g. `<= 2 {example}`".rstrip()
+        )
+    operator, number, unit = match.groups()
+    if unit not in figure.units:
+        found = f"`{unit}` is not a unit of it" if unit else "the unit is missing"
+        raise RecipeError(f"gate.{key}: `{text}`: {found}{_nearest(unit, figure.units)} (allowed: {units})")
+    limit = float(Decimal(number) * Decimal(figure.units[unit]))  # in decimal: 99.1 % is 0.991 and nothing else
+    if not math.isfinite(limit):
+        raise RecipeError(f"gate.{key}: `{text}`: the number is too large")
+    if figure.unit == FRACTION and not 0 <= limit <= 1:
+        raise RecipeError(f"gate.{key}: `{text}`: this is a share between 0 and 1; write it as 0.98 or as 98 %")
+    return Rule(key, operator, limit, " ".join(text.split()))
+
+
+def _parse_require(value: Any) -> Literal["all"] | tuple[str, ...]:
+    names = [name.strip() for name in value.strip().strip("[]").split(",")] if isinstance(value, str) else list(value)
+    if names == ["all"]:
+        return "all"
+    for name in names:
+        if name not in TARGETS:
+            raise RecipeError(f"gate.require: there is no target `{name}`{_nearest(name, TARGETS)} (allowed: all, or some of {', '.join(TARGETS)})")
+    return tuple(names)
+
+
+def _nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+# ---- the verdict -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RuleVerdict:
+    """One rule on one cell, with the sentence that shows why. `not-counted`: the cell cannot speak for this figure (a proxy's latency)."""
+
+    rule: Rule
+    verdict: RuleOutcome
+    evidence: str
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """One artifact on one device. `reason` says why it failed or did not run; empty where the rules say it all."""
+
+    cell: Cell
+    verdict: Outcome
+    rules: tuple[RuleVerdict, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TargetVerdict:
+    """A target: what it ships (a cell of its best passing artifact), or why it ships nothing."""
+
+    target: str
+    verdict: Outcome
+    reason: str
+    ships: Cell | None = None
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """The run's verdict with everything that led to it. `exit_code`: 0 pass, 1 fail, 3 inconclusive. `reasons`: lines for people."""
+
+    verdict: Outcome
+    exit_code: int
+    cells: tuple[CellVerdict, ...]
+    targets: tuple[TargetVerdict, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def shipped(self) -> tuple[Cell, ...]:
+        """One cell for each target that has a passing artifact."""
+        return tuple(target.ships for target in self.targets if target.ships is not None)
+
+
+def decide(policy: Policy, cells: Sequence[Cell]) -> GateVerdict:
+    """Judge every cell by every rule, choose what each target ships, and conclude.
+
+    A target fails when it ran and none of its artifacts passes and none is undecided, or when it is required and did not run; it is inconclusive
+    when nothing passes but something is undecided. The run fails with any target, else is inconclusive with any, else passes. Where there
+    are rules and no cell ran at all, nothing is proven: inconclusive.
+    """
+    judged = tuple(_judge_cell(policy, cell) for cell in cells)
+    names = list(dict.fromkeys(cell.artifact.target for cell in cells))
+    names += [name for name in (() if policy.require == "all" else policy.require) if name not in names]
+    targets = tuple(_judge_target(policy, name, [one for one in judged if one.cell.artifact.target == name]) for name in names)
+    outcomes = {target.verdict for target in targets}
+    nothing_ran = outcomes <= {"not-run"}
+    verdict: Outcome = "pass"
+    if "fail" in outcomes:
+        verdict = "fail"
+    elif "inconclusive" in outcomes or (policy.rules and nothing_ran):
+        verdict = "inconclusive"
+    reasons = [f"{target.target}: {target.reason}" for target in targets]
+    if policy.rules and nothing_ran:
+        reasons.append("no artifact ran on any device, so no rule could be checked")
+    if not policy.rules:
+        reasons.append("the gate has no rules: whatever ran without a failure passes")
+    return GateVerdict(verdict, EXIT_CODES[verdict], judged, targets, tuple(reasons))
+
+
+def _judge_cell(policy: Policy, cell: Cell) -> CellVerdict:
+    if cell.status == "not-run":
+        return CellVerdict(cell, "not-run", reason=cell.reason)
+    if cell.status == "failed":
+        return CellVerdict(cell, "fail", reason=f"failed: {cell.reason}")
+    rules = tuple(_judge_rule(rule, policy.figure(rule.key), cell) for rule in policy.rules)
+    return CellVerdict(cell, _worst([rule.verdict for rule in rules]), rules)
+
+
+def _judge_rule(rule: Rule, figure: Figure, cell: Cell) -> RuleVerdict:
+    if figure.of_device and cell.proxy:
+        evidence = f"{rule.key} is not counted: `{cell.device}` is a proxy, it stands outside the machines that `{cell.artifact.target}` is for"
+        return RuleVerdict(rule, "not-counted", evidence)
+    found = figure.read(cell)
+    if found is None:
+        why = cell.latency.reason or "; ".join(cell.latency.notes) if figure.of_device else cell.fidelity.reason
+        return RuleVerdict(rule, "inconclusive", f"{rule.key} was not measured{f' ({why})' if why else ''}, so `{rule.text}` cannot be checked")
+    if isinstance(found, Estimate):
+        shown, limits = str(found), found.interval
+        if limits is None:
+            return RuleVerdict(rule, "inconclusive", f"{rule.key} {shown}: without an interval `{rule.text}` can be neither confirmed nor refuted")
+    else:
+        shown, limits = _plain(found, figure.unit), (found, found)
+    right = [_holds(end, rule.operator, rule.limit) for end in limits]
+    if all(right):
+        return RuleVerdict(rule, "pass", f"{rule.key} {shown} meets `{rule.text}`")
+    if not any(right):
+        return RuleVerdict(rule, "fail", f"{rule.key} {shown} breaks `{rule.text}`")
+    return RuleVerdict(rule, "inconclusive", f"{rule.key} {shown}: the limit of `{rule.text}` lies within the interval")
+
+
+def _holds(value: float, operator: str, limit: float) -> bool:
+    return {">=": value >= limit, ">": value > limit, "<=": value <= limit, "<": value < limit}[operator]
+
+
+def _plain(value: float, unit: str) -> str:
+    """A figure that is measured once, for people."""
+    if unit != "B":
+        return f"{value:.4g}"
+    scale, name = next(((scale, name) for scale, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")) if value >= scale), (1.0, "B"))
+    return f"{value / scale:.4g} {name}"
+
+
+def _worst(outcomes: Sequence[str]) -> Outcome:
+    return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+
+
+# ---- artifacts and targets -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One artifact with its cells, judged over all devices that ran it."""
+
+    cells: tuple[CellVerdict, ...]
+    verdict: Outcome
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.cells[0].cell.artifact.precision
+
+    @property
+    def shipped_cell(self) -> Cell:
+        """A cell that ran, on a device of the target if there is one."""
+        ran = [one.cell for one in self.cells if one.verdict != "not-run"]
+        return next((cell for cell in ran if not cell.proxy), ran[0])
+
+    @property
+    def latency(self) -> Estimate | None:
+        """The median on the slowest device of the target that ran it."""
+        found = [one.cell.latency.figures.get("latency_median") for one in self.cells if not one.cell.proxy]
+        return max((estimate for estimate in found if estimate), key=lambda estimate: estimate.value, default=None)
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Fastest first, then smallest; what was timed nowhere comes after what was."""
+        return self.latency.value if self.latency else math.inf, self.cells[0].cell.artifact.size_bytes
+
+
+def _judge_target(policy: Policy, target: str, judged: Sequence[CellVerdict]) -> TargetVerdict:
+    groups: dict[tuple[str, str], list[CellVerdict]] = {}
+    for one in judged:
+        groups.setdefault((one.cell.artifact.precision, one.cell.artifact.sha256), []).append(one)
+    candidates = [_judge_artifact(policy, cells) for cells in groups.values()]
+    ran = [candidate for candidate in candidates if candidate.verdict != "not-run"]
+    if not ran:
+        why = "; ".join(dict.fromkeys(candidate.reason for candidate in candidates)) or "the recipe exports nothing for it"
+        return TargetVerdict(target, "fail" if policy.requires(target) else "not-run", f"{'required, but ' * policy.requires(target)}not run: {why}")
+    passing = sorted((candidate for candidate in ran if candidate.verdict == "pass"), key=lambda candidate: candidate.rank)
+    others = [f"{candidate.name} {_WORDS[candidate.verdict]}: {candidate.reason}" for candidate in candidates if candidate.verdict != "pass"]
+    if not passing:
+        return TargetVerdict(target, "inconclusive" if any(one.verdict == "inconclusive" for one in ran) else "fail", "; ".join(others))
+    best = passing[0]
+    timed = f"median {best.latency}, " if best.latency else ""
+    size = _plain(float(best.cells[0].cell.artifact.size_bytes), "B")
+    return TargetVerdict(target, "pass", "; ".join([f"ships {best.name} ({timed}{size})", *others]), best.shipped_cell)
+
+
+_WORDS: dict[Outcome, str] = {"fail": "fails", "inconclusive": "is inconclusive", "not-run": "was not run"}
+
+
+def _judge_artifact(policy: Policy, cells: Sequence[CellVerdict]) -> _Candidate:
+    """An artifact passes where all its cells that ran do, and every rule was decided by at least one of them."""
+    ran = [one for one in cells if one.verdict != "not-run"]
+    if not ran:
+        return _Candidate(tuple(cells), "not-run", "; ".join(dict.fromkeys(f"{one.reason} ({one.cell.device})" for one in cells)))
+    verdict = _worst([one.verdict for one in ran])
+    reasons = [f"{text} ({one.cell.device})" for one in ran for text in _reasons(one, verdict)]
+    if verdict == "pass":
+        counted = {rule.rule.key for one in ran for rule in one.rules if rule.verdict != "not-counted"}
+        missing = [rule for rule in policy.rules if rule.key not in counted]
+        if missing:
+            verdict = "inconclusive"
+            reasons = [f"`{rule.key} {rule.text}` was measured on proxies only, which never count" for rule in missing]
+    return _Candidate(tuple(cells), verdict, "; ".join(reasons))
+
+
+def _reasons(one: CellVerdict, verdict: Outcome) -> list[str]:
+    return [one.reason] if one.reason else [rule.evidence for rule in one.rules if rule.verdict == verdict]

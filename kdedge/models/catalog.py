@@ -1,0 +1,231 @@
+"""From what a recipe says about a model to a `ModelSpec`, checked before anything is trained. Light: nothing here imports torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdedge.artifact import Encoder, ImageEncoder, ImportPath, PreparedData, TextEncoder
+from kdedge.errors import MissingExtra, ModelError
+from kdedge.models import IMAGE_MODELS, MODELS, TEXT_MODELS
+from kdedge.models.signature import check_arguments, listed, nearest, signature_of
+from kdedge.models.spec import LOGITS, ModelSpec, inputs_of
+from kdedge.models.tokens import vocabulary_size
+from kdedge.models.transformers_config import check_classes, read_folder
+from kdedge.recipe import MODEL_FORMS, ModelSection, NormalizeSection, TeacherSection
+
+Numbers = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Mean and std a channel of RGB images in [0, 1], as weights that are in circulation were trained with.
+NORMALIZATIONS: dict[str, Numbers] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+
+_TORCHVISION = ImportPath("kdedge.models.external:torchvision_model")
+_TIMM = ImportPath("kdedge.models.external:timm_model")
+_TRANSFORMERS = ImportPath("kdedge.models.transformers_folder:classifier")
+# What factories are offered; each gets what its signature names.
+_OFFERED_FOR_IMAGES = ("classes", "in_channels", "image_size")
+_OFFERED_FOR_TEXTS = ("classes", "vocabulary", "max_length")
+
+
+def check(section: ModelSection, base: Path | None = None) -> None:
+    """Check what can be known without data: the name, the arguments, that the files are there. `base`: what relative paths are relative to.
+
+    Raises:
+        ModelError: as `resolve`.
+        MissingExtra: the model's library is not installed.
+    """
+    kind, name = _split(section)
+    match kind:
+        case "kdedge":
+            offered = _OFFERED_FOR_TEXTS if name in TEXT_MODELS else _OFFERED_FOR_IMAGES
+            _check_arguments(section, _named(name), dict.fromkeys(offered))
+        case "torchvision" | "timm":
+            _installed(kind, name)
+        case "transformers":
+            read_folder(_path(name, base))
+        case "onnx":
+            _existing(section, _path(name, base))
+        case _:
+            _check_arguments(section, ImportPath(section.model), dict.fromkeys((*_OFFERED_FOR_IMAGES, *_OFFERED_FOR_TEXTS)))
+    if section.weights is not None:
+        _existing(section, _path(section.weights, base))
+
+
+def resolve(section: ModelSection, data: PreparedData, base: Path | None = None) -> ModelSpec:
+    """The spec of a model for this data: how it is built, what it takes, what comes before it in the graph.
+
+    A factory gets the recipe's arguments, and of `classes`, and `in_channels` and `image_size` (images) or `vocabulary` and `max_length`
+    (texts), those that its signature names.
+
+    Raises:
+        ModelError: an unknown name or argument (with the nearest known one), a missing file, a model that does not fit the data, or weights
+            without the normalisation that they were trained with.
+        MissingExtra: the model's library is not installed.
+    """
+    check(section, base)
+    kind, name = _split(section)
+    spec = ModelSpec(
+        name=f"{kind}:{Path(name).name}" if kind in ("onnx", "transformers") else section.model,
+        factory=None,
+        arguments=dict(section.arguments),
+        weights=_path(section.weights, base) if section.weights is not None else None,
+        onnx=None,
+        normalize=None,
+        encoder=data.encoder,
+        inputs=(),
+        outputs=(LOGITS,),
+        classes=data.classes,
+    )
+    match kind:
+        case "onnx":
+            return replace(spec, onnx=_path(name, base), normalize=_normalize(section, data, spec.encoder), outputs=())
+        case "transformers":
+            spec = _of_folder(section, spec, _path(name, base))
+        case "torchvision":
+            spec = _of_library(section, spec, _TORCHVISION, name, ("classes",))
+        case "timm":
+            spec = _of_library(section, _with_own_size(spec, name), _TIMM, name, ("classes", "in_channels"))
+        case _:
+            spec = _of_factory(section, spec, _named(name) if kind == "kdedge" else ImportPath(section.model), kind == "kdedge")
+    return replace(spec, inputs=inputs_of(spec.encoder), normalize=_normalize(section, data, spec.encoder))
+
+
+def _split(section: ModelSection) -> tuple[str, str]:
+    kind, _, name = section.model.partition(":")
+    known = ("kdedge", "torchvision", "timm", "transformers", "onnx")
+    if kind not in known and "." not in kind and (meant := nearest(kind, known)) and importlib.util.find_spec(kind) is None:
+        raise ModelError(f"model `{section.model}`: there is no module `{kind}`{meant} (a model is {MODEL_FORMS})")
+    return kind, name
+
+
+def _named(name: str) -> ImportPath:
+    if name not in MODELS:
+        raise ModelError(f"there is no model `kdedge:{name}`{nearest(name, MODELS)} (allowed: {listed(MODELS)})")
+    return ImportPath(MODELS[name])
+
+
+def _check_arguments(section: ModelSection, factory: ImportPath, offered: dict[str, Any]) -> None:
+    check_arguments(f"model `{section.model}`", factory, signature_of(factory), section.arguments, offered)
+
+
+def _of_factory(section: ModelSection, spec: ModelSpec, factory: ImportPath, own: bool) -> ModelSpec:
+    label = f"model `{section.model}`"
+    encoder = spec.encoder
+    if own and (factory.value in TEXT_MODELS.values()) != isinstance(encoder, TextEncoder):
+        fitting = TEXT_MODELS if isinstance(encoder, TextEncoder) else IMAGE_MODELS
+        raise ModelError(
+            f"{label} does not take what the data holds, {_kind(encoder)} (allowed for these: {listed(f'kdedge:{name}' for name in fitting)})"
+        )
+    offered = _offered(spec)
+    signature = signature_of(factory)
+    check_arguments(label, factory, signature, section.arguments, offered)
+    _check_class_count(section, spec)
+    taken = {name: value for name, value in offered.items() if signature.takes(name)}
+    return replace(spec, factory=factory, arguments={**taken, **section.arguments})
+
+
+def _of_library(section: ModelSection, spec: ModelSpec, factory: ImportPath, name: str, takes: tuple[str, ...]) -> ModelSpec:
+    if not isinstance(spec.encoder, ImageEncoder):
+        raise ModelError(f"model `{section.model}` takes images, the data holds {_kind(spec.encoder)}")
+    _check_class_count(section, spec)
+    offered = {argument: value for argument, value in _offered(spec).items() if argument in takes}
+    return replace(spec, factory=factory, arguments={"name": name, **offered, **section.arguments})
+
+
+def _of_folder(section: ModelSection, spec: ModelSpec, folder: Path) -> ModelSpec:
+    label = f"model `{spec.name}`"
+    if not isinstance(spec.encoder, TextEncoder):
+        raise ModelError(f"{label} takes texts, the data holds {_kind(spec.encoder)}")
+    found = read_folder(folder)
+    check_classes(label, found.classes, spec.classes)
+    return replace(
+        spec, factory=_TRANSFORMERS, arguments={"config": found.config}, weights=found.weights, encoder=found.encoder(spec.encoder.max_length)
+    )
+
+
+def _with_own_size(spec: ModelSpec, name: str) -> ModelSpec:
+    """Weights of timm were trained at one size, which is theirs to say; a fresh model takes the data's."""
+    if spec.weights is None or not isinstance(spec.encoder, ImageEncoder):
+        return spec
+    from kdedge.models.external import timm_input
+
+    own = timm_input(name)
+    return replace(spec, encoder=replace(spec.encoder, size=own.size, resize=own.resize, interpolation=own.interpolation))
+
+
+def _offered(spec: ModelSpec) -> dict[str, Any]:
+    encoder = spec.encoder
+    if isinstance(encoder, ImageEncoder):
+        return {"classes": len(spec.classes), "in_channels": encoder.channels, "image_size": min(encoder.size)}
+    return {"classes": len(spec.classes), "vocabulary": vocabulary_size(encoder.tokenizer), "max_length": encoder.max_length}
+
+
+def _check_class_count(section: ModelSection, spec: ModelSpec) -> None:
+    given = section.arguments.get("classes", len(spec.classes))
+    if given != len(spec.classes):
+        raise ModelError(
+            f"model `{section.model}`: arguments.classes is {given}, the data has {len(spec.classes)} classes; remove it, the data says it"
+        )
+
+
+def _normalize(section: ModelSection, data: PreparedData, encoder: Encoder) -> Numbers | None:
+    label = f"model `{section.model}`: normalize"
+    if not isinstance(encoder, ImageEncoder):
+        if section.normalize is not None:
+            raise ModelError(f"{label} is for images, the data holds {_kind(encoder)}: remove it")
+        return None
+    numbers = _numbers(section, data, label)
+    if numbers is not None:
+        for what, values in zip(("mean", "std"), numbers, strict=True):
+            if len(values) != encoder.channels:
+                raise ModelError(f"{label}: {what} has {len(values)} numbers, the images have {encoder.channels} channels")
+        if min(numbers[1]) <= 0:
+            raise ModelError(
+                f"{label}: std is 0 in channel {numbers[1].index(min(numbers[1]))}, by which nothing can be divided; write `none` or numbers"
+            )
+    return numbers
+
+
+def _numbers(section: ModelSection, data: PreparedData, label: str) -> Numbers | None:
+    asked = section.normalize
+    if asked is None:
+        if section.model.startswith("onnx:"):
+            return None
+        # A teacher that nothing trains knows something already, also where its factory brings the weights.
+        if section.weights is not None or (isinstance(section, TeacherSection) and section.train is None):
+            raise ModelError(
+                f"{label}: say with which mean and std the weights were trained: imagenet, cifar10, data, none or {{mean: [...], std: [...]}}"
+            )
+        asked = "data"
+    if isinstance(asked, NormalizeSection):
+        return asked.mean, asked.std
+    if asked == "none":
+        return None
+    if asked != "data":
+        return NORMALIZATIONS[asked]
+    if not {"mean", "std"} <= set(data.statistics):
+        raise ModelError(f"{label}: the task does not measure mean and std of its data; write imagenet, cifar10, none or {{mean: [...], std: [...]}}")
+    return data.statistics["mean"], data.statistics["std"]
+
+
+def _installed(library: str, name: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise MissingExtra(library, "vision", f"`{library}:{name}`")
+
+
+def _path(path: str | Path, base: Path | None) -> Path:
+    return Path(path) if base is None else base / path
+
+
+def _existing(section: ModelSection, path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(f"model `{section.model}`: there is no file {path}")
+
+
+def _kind(encoder: Encoder) -> str:
+    return "images" if isinstance(encoder, ImageEncoder) else "texts"

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdedge.artifact import ImportPath
+from kdedge.distill.spec import TermSpec, terms_of, training_spec
+from kdedge.errors import RecipeError
+from kdedge.recipe import DistillSection, TrainSection
+
+
+def _terms(*losses: dict[str, Any], teacher: bool = True) -> tuple[TermSpec, ...]:
+    return terms_of(DistillSection(losses=losses), teacher)
+
+
+def test_the_default_losses_of_distill_are_labels_and_standardized_kd() -> None:
+    ce, kd = terms_of(DistillSection(), True)
+    assert (ce.name, ce.weight, ce.parameters, ce.tensors) == ("ce", 0.1, {}, ("label_losses",))
+    assert (kd.name, kd.weight, kd.parameters) == ("kd", 9.0, {"temperature": 2.0, "standardize": True})
+    assert kd.function == ImportPath("kdedge.distill.losses.kd:kd_loss")
+    assert kd.tensors == ("student_logits", "teacher_logits")
+    assert kd.needs_teacher
+    assert not ce.needs_teacher
+
+
+def test_a_training_spec_keeps_section_terms_and_augmentation() -> None:
+    section = TrainSection(epochs=3)
+    spec = training_spec(section, augment=("crop4",))
+    assert (spec.section, spec.augment, [term.name for term in spec.terms]) == (section, ("crop4",), ["ce"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([{"kdd": 1.0}], "losses[0].kdd: unknown loss; did you mean `kd`? (allowed: ce, kd, or your own as module:function)"),
+        (
+            [{"ce": 0.1}, {"kd": 9.0, "temperatur": 2}],
+            "losses[1].temperatur: unknown key; did you mean `temperature`? (allowed: kd, temperature, standardize)",
+        ),
+        ([{"kd": 1.0, "temperature": "hot"}], "losses[0].temperature: must be a number (as the default, 4.0), not 'hot'"),
+        ([{"kd": 1.0, "temperature": True}], "losses[0].temperature: must be a number"),
+        ([{"kd": 1.0, "temperature": 0}], "losses[0].temperature: must be greater than 0, not 0"),
+        ([{"kd": 1.0, "standardize": 1}], "losses[0].standardize: must be true or false"),
+        ([{"kd": "much"}], "losses[0].kd: a weight is a number of at least 0, not 'much'"),
+        ([{"kd": -1.0}], "losses[0].kd: a weight is a number of at least 0, not -1.0"),
+        ([{"kd": float("nan")}], "losses[0].kd: a weight is a number of at least 0, not nan"),
+        ([{"kd": 1.0, "ce": 1.0}], "losses[0]: names 2 losses (kd, ce)"),
+        ([{"kd": 1.0}, {"kd": 2.0}], "losses[1]: `kd` is there already"),
+        ([{}], "losses[0]: is empty"),
+        ([], "losses: is empty"),
+        ([{"ce": 0.0}], "losses: every weight is 0"),
+        ([{"nowhere.at_all:loss": 1.0}], "losses[0]: `nowhere.at_all:loss`: there is no module `nowhere.at_all`"),
+    ],
+)
+def test_a_wrong_loss_is_refused_with_its_key_and_what_is_allowed(losses: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        _terms(*losses)
+    assert message in str(caught.value)
+
+
+def test_a_term_that_compares_with_a_teacher_is_refused_where_there_is_none() -> None:
+    with pytest.raises(RecipeError, match=r"losses\[1\]: `kd` compares with a teacher, and there is none here \(without one: ce\)"):
+        _terms({"ce": 1.0}, {"kd": 1.0}, teacher=False)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "losses_of_a_user.py").write_text(
+        "import module_that_does_not_exist\n"
+        "LIMIT = 3\n"
+        "def margin(student_logits, labels, *, size=0.5, limit=LIMIT): ...\n"
+        "def odd(student_logits, pixels): ...\n"
+        "def loose(student_logits, **more): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "losses_of_a_user"
+
+
+def test_a_users_loss_is_checked_without_importing_it(module: str) -> None:
+    (term,) = _terms({f"{module}:margin": 2, "size": 1}, teacher=False)
+    assert (term.name, term.weight, term.tensors, term.parameters) == (f"{module}:margin", 2.0, ("student_logits", "labels"), {"size": 1})
+    with pytest.raises(RecipeError, match=rf"losses\[0\]\.sise: unknown key; did you mean `size`\? \(allowed: {module}:margin, size, limit\)"):
+        _terms({f"{module}:margin": 2, "sise": 1})
+
+
+def test_a_users_loss_that_no_step_can_feed_is_refused(module: str) -> None:
+    with pytest.raises(RecipeError, match="asks for `pixels`, which no training step has"):
+        _terms({f"{module}:odd": 1.0})
+    with pytest.raises(RecipeError, match="a loss takes named arguments only"):
+        _terms({f"{module}:loose": 1.0})
+    with pytest.raises(RecipeError, match=r"defines no function `margins` \(it defines: loose, margin, odd\)"):
+        _terms({f"{module}:margins": 1.0})
+
+
+def test_reading_a_recipes_losses_imports_no_torch() -> None:
+    code = (
+        "import sys; from kdedge.distill.spec import training_spec; from kdedge.recipe import DistillSection;"
+        "training_spec(DistillSection(), has_teacher=True, augment=()); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
