@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+
 from kdedge.devices.device import Device
 from kdedge.errors import DeviceError
 
 # Name or scheme of a device -> the module whose `open_device(name)` opens it.
-_KINDS = {"local": "kdedge.devices.local"}
+DEVICES = {"local": "kdedge.devices.local"}
 
 
 def open_device(name: str) -> Device:
@@ -15,9 +17,7 @@ def open_device(name: str) -> Device:
     Raises:
         DeviceError: there is no device of that name, or it cannot be reached.
     """
-    if name not in _KINDS:
-        raise DeviceError(f"there is no device `{name}` (there is: {', '.join(sorted(_KINDS))})")
-    import importlib
-
-    opened: Device = importlib.import_module(_KINDS[name]).open_device(name)
+    if name not in DEVICES:
+        raise DeviceError(f"there is no device `{name}` (there is: {', '.join(sorted(DEVICES))})")
+    opened: Device = importlib.import_module(DEVICES[name]).open_device(name)
     return opened

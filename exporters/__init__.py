@@ -1,0 +1,1 @@
+"""Student -> ONNX -> what ships for each target."""

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
-import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from kdedge.artifact import TensorSpec
@@ -23,7 +22,7 @@ from kdedge.exporters.model_file import to_bytes
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
-#: What an export may differ by from the torch module, relative to the output's scale.
+#: What an exported graph may differ by from what it came from, relative to the output's scale.
 TOLERANCE = 1e-3
 
 #: Outputs that are all smaller than this count as this large: a constant zero has no scale.
@@ -37,7 +36,7 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-class RunFailure(ExportError):
+class GraphRunError(ExportError):
     """A graph cannot be opened or run at all; the message is the runtime's own sentence."""
 
 
@@ -45,7 +44,7 @@ def run(model: ir.Model | bytes, feeds: Sequence[Feed], outputs: Sequence[str] |
     """Run a graph in ONNX Runtime on the CPU in float32, one result a feed.
 
     Raises:
-        RunFailure: it cannot be opened or run.
+        GraphRunError: it cannot be opened or run.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -56,7 +55,7 @@ def run(model: ir.Model | bytes, feeds: Sequence[Feed], outputs: Sequence[str] |
         names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
         return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
     except _ORT_ERRORS as error:
-        raise RunFailure(_sentence(error)) from error
+        raise GraphRunError(_sentence(error)) from error
 
 
 def difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, float]:
@@ -75,50 +74,7 @@ def difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple
     return absolute, relative
 
 
-def verify_against_module(
-    model: ir.Model, module: torch.nn.Module, inputs: Sequence[TensorSpec], feeds: Sequence[Feed], name: str, tolerance: float = TOLERANCE
-) -> float:
-    """Compare `model` with the torch `module` on each of `feeds`: the sizes that it was exported with first, then others.
-
-    Returns the largest absolute difference of any output.
-
-    Raises:
-        ExportError: they differ by more than `tolerance` of the output's scale; the message names the sizes and the node that has a size baked in.
-    """
-    largest = 0.0
-    agreed: Feed | None = None
-    for feed in feeds:
-        wanted = _run_module(module, inputs, feed, name)
-        sizes, good = _sizes(inputs, feed), f" but not at {_sizes(inputs, agreed)}" if agreed is not None else ""
-        try:
-            (found,) = run(model, [feed])
-        except RunFailure as error:
-            node = _named_node(str(error))
-            where = f": a size is baked into `{node}`" if node else ""
-            raise ExportError(f"student `{name}`: the exported graph cannot run at {sizes}{good}{where} ({error})") from error
-        absolute, relative = difference(found, wanted)
-        if relative > tolerance:
-            where = ""
-            if agreed is not None and (node := _first_dependent_node(model, inputs, agreed, feed)):
-                where = f": a size is baked into `{node}`"
-            gap = "in shape or in NaN and infinity" if np.isinf(absolute) else f"by {absolute:.2g}"
-            raise ExportError(f"student `{name}`: output differs from the torch model {gap} (allowed {tolerance:g} of its scale) at {sizes}{good}{where}")
-        largest = max(largest, absolute)
-        agreed = agreed or feed
-    return largest
-
-
-def _run_module(module: torch.nn.Module, inputs: Sequence[TensorSpec], feed: Feed, name: str) -> dict[str, Array]:
-    with torch.inference_mode():
-        outputs = module(*(torch.from_numpy(np.ascontiguousarray(feed[spec.name])) for spec in inputs))
-    arrays = {key: value.detach().float().numpy() for key, value in outputs.items()}
-    for key, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ExportError(f"student `{name}`: output `{key}` of the torch model is not finite on real input; look at the training's last losses")
-    return arrays
-
-
-def _first_dependent_node(model: ir.Model, inputs: Sequence[TensorSpec], small: Feed, large: Feed) -> str:
+def first_dependent_node(model: ir.Model, inputs: Sequence[TensorSpec], small: Feed, large: Feed) -> str:
     """The first node whose result for the same examples depends on how many others stand beside them, "" where none does.
 
     The first rows of both feeds are made equal; a graph without a baked batch size gives equal rows in every intermediate value whose first
@@ -136,8 +92,8 @@ def _first_dependent_node(model: ir.Model, inputs: Sequence[TensorSpec], small: 
     names = [str(value.name) for value in values]
     try:
         (one,), (two,) = run(probe, [small], names), run(probe, [second], names)
-    except RunFailure as error:
-        return _named_node(str(error))
+    except GraphRunError as error:
+        return named_node(str(error))
     for value in values:
         a, b = one[str(value.name)], two[str(value.name)]
         if a.ndim == 0 or a.dtype.kind != "f" or len(a) != len(small[first]):
@@ -148,7 +104,7 @@ def _first_dependent_node(model: ir.Model, inputs: Sequence[TensorSpec], small: 
     return ""
 
 
-def _sizes(inputs: Sequence[TensorSpec], feed: Feed) -> str:
+def sizes_text(inputs: Sequence[TensorSpec], feed: Feed) -> str:
     """`batch 3` or `batch 3, length 17`: the varying sizes of a feed."""
     found: dict[str, int] = {}
     for spec in inputs:
@@ -158,7 +114,8 @@ def _sizes(inputs: Sequence[TensorSpec], feed: Feed) -> str:
     return ", ".join(f"{name} {size}" for name, size in found.items()) or "its fixed size"
 
 
-def _named_node(text: str) -> str:
+def named_node(text: str) -> str:
+    """The node that ONNX Runtime blames in an error, "" where it names none."""
     match = re.search(r"Name:\s*'([^']+)'", text)
     return match.group(1) if match else ""
 

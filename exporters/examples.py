@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.artifact import Dimension, Encoder, PreparedData, TensorSpec, TextEncoder
+from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.exporters.model_file import dimensions_of
 
@@ -55,8 +56,7 @@ def shape_at(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
 
 
 def _real_feed(inputs: Sequence[TensorSpec], sizes: Sizes, encoder: Encoder, data: PreparedData) -> Feed:
-    source = data.splits["train"]
-    examples = source.reader.load()(**source.arguments)
+    examples = open_examples(data.splits["train"])
     rows = shape_at(inputs[0], sizes)[0]
     encoded = encode(encoder, examples.raw(np.resize(np.asarray(data.calibration, dtype=np.int64), rows)))
     if isinstance(encoder, TextEncoder):

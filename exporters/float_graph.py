@@ -13,6 +13,7 @@ from kdedge.artifact import FloatGraph, TensorSpec
 from kdedge.errors import ExportError
 from kdedge.exporters.examples import Feed
 from kdedge.exporters.model_file import constant, content_hash, dimensions_of, opset_of, save_model, specs_of
+from kdedge.exporters.naming import ensure_names, strip
 from kdedge.exporters.passes.apply import apply_passes
 from kdedge.progress import message
 
@@ -25,6 +26,7 @@ def simplify(model: ir.Model, feeds: Sequence[Feed]) -> tuple[ir.Model, tuple[st
     applied = apply_passes(model, FLOAT_PASSES, feeds)
     for reverted, reason in applied.reverted.items():
         message(f"graph pass `{reverted}` was reverted: {reason}")
+    ensure_names(applied.model)
     return applied.model, applied.kept
 
 
@@ -34,6 +36,7 @@ def write_float_graph(model: ir.Model, path: Path, *, inputs: tuple[TensorSpec, 
     Raises:
         ExportError: the graph breaks the ONNX specification, is larger than 1 GB, or an output has a dtype other than float32.
     """
+    strip(model)
     save_model(model, path)
     outputs = specs_of(model.graph.outputs, dimensions_of(inputs))
     for spec in outputs:

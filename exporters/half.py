@@ -1,8 +1,8 @@
 """Float32 graph -> float16, written into the graph: every value has the type that its node computes in, with casts between (strongly typed).
 
-Runtimes that take precision from the graph (TensorRT from version 10.12 with the flag, 11 always) leave no other way. Inputs and outputs of the graph
-stay float32, and so do: the normalisation in front, operators that sum or exponentiate (`SENSITIVE`), nodes with a constant that float16 cannot hold, and
-what ONNX defines for float32 only. Works on Q/DQ graphs as well: their scales become float16, which ONNX allows from opset 19.
+Runtimes that take precision from the graph (TensorRT from version 10.12 with the flag, 11 always) leave no other way. What stays float32: inputs and
+outputs of the graph, the normalisation in front, operators that sum or exponentiate (`SENSITIVE`), nodes with a constant that float16 cannot hold,
+and what ONNX defines for float32 only. Works on Q/DQ graphs as well: their scales become float16, which ONNX allows from opset 19.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from kdedge.exporters.model_file import constant, infer_shapes, opset_of, tidy
 
 #: Sums over many values, squares and exponentials: what overflows (above 65504) or loses small addends first.
 SENSITIVE = frozenset(
-    {"Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceMean", "ReduceSum", "ReduceL2", "Exp", "Pow"}
+    {
+        "Softmax",
+        "LogSoftmax",
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceL2",
+        "Exp",
+        "Pow",
+    }
 )
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
@@ -90,7 +101,9 @@ class _Choice:
             return False
         if node.op_type == "QuantizeLinear" and self._reads_float32(node.inputs[0]):
             return False  # it may as well quantize what is float32 already
-        places = [place for place, value in enumerate(node.inputs) if value is not None and value.dtype == _FLOAT and self._allows(node, "inputs", place)]
+        places = [
+            place for place, value in enumerate(node.inputs) if value is not None and value.dtype == _FLOAT and self._allows(node, "inputs", place)
+        ]
         makes = any(value.dtype == _FLOAT and self._allows(node, "outputs", place) for place, value in enumerate(node.outputs))
         for place in places:
             held = constant(node.inputs[place])

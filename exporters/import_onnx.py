@@ -41,6 +41,10 @@ def import_onnx(student: ModelFiles, data: PreparedData | None, path: Path) -> F
     """
     if student.onnx is None:
         raise ExportError(f"student `{student.name}` is no ONNX file")
+    if student.normalize is not None:
+        raise ExportError(
+            f"student `{student.name}`: mean and std must be nodes of its ONNX file; `kdedge.models.onnx_file.adopt` writes them into it"
+        )
     name = student.onnx.name
     original = load_model(student.onnx)
     _check_valid(original, name)
@@ -57,8 +61,6 @@ def import_onnx(student: ModelFiles, data: PreparedData | None, path: Path) -> F
     if opset_of(model) < MINIMUM_OPSET:
         model = raise_opset(model, RAISED_OPSET, _at_own_batch(original, student, feeds), name)
     model = _with_dimensions(model, inputs)
-    if student.normalize is not None:
-        _prepend_normalisation(model, student.normalize)
     largest = _verify(model, feeds, wanted, inputs, name)
     model, kept = simplify(model, feeds)
     largest = max(largest, _verify(model, feeds, wanted, inputs, name))
@@ -84,9 +86,13 @@ def _check_valid(model: ir.Model, name: str) -> None:
 def _check_float(model: ir.Model, name: str) -> None:
     for node in model.graph.all_nodes():
         if node.domain not in ("", "ai.onnx"):
-            raise ExportError(f"`{name}`: node `{node.name}` is `{node.domain}.{node.op_type}`, an operator of one runtime; a student uses standard operators")
+            raise ExportError(
+                f"`{name}`: node `{node.name}` is `{node.domain}.{node.op_type}`, an operator of one runtime; a student uses standard operators"
+            )
         if node.op_type in _FLOAT_ONLY:
-            raise ExportError(f"`{name}` is quantized already (node `{node.name}` is {node.op_type}); give the float32 model, kdedge quantizes it per target")
+            raise ExportError(
+                f"`{name}` is quantized already (node `{node.name}` is {node.op_type}); give the float32 model, kdedge quantizes it per target"
+            )
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
             raise ExportError(f"`{name}`: `{value.name}` is {value.dtype}; a student is float32, reduced precision is made per target")
@@ -103,7 +109,9 @@ def _check_interface(model: ir.Model, student: ModelFiles, name: str) -> None:
     for spec in student.inputs:
         value = graph_inputs[spec.name]
         if value.shape is None or value.shape.rank() != len(spec.shape) or value.dtype is None or str(value.dtype.numpy()) != spec.dtype:
-            raise ExportError(f"`{name}`: input `{spec.name}` is {value.dtype} {value.shape}, the model of the recipe gives {spec.dtype} {spec.shape}")
+            raise ExportError(
+                f"`{name}`: input `{spec.name}` is {value.dtype} {value.shape}, the model of the recipe gives {spec.dtype} {spec.shape}"
+            )
         for axis, (have, want) in enumerate(zip(value.shape, spec.shape, strict=True)):
             if axis > 0 and isinstance(have, int) and have != want:
                 raise ExportError(f"`{name}`: input `{spec.name}` has the size {have} on axis {axis}, the model of the recipe gives {want}")
@@ -121,9 +129,6 @@ def _fixed_batch(model: ir.Model) -> int | None:
 
 def _original_outputs(model: ir.Model, student: ModelFiles, feed: Feed) -> dict[str, npt.NDArray[Any]]:
     """What the file as it was given says, run in pieces of its own batch size where that is fixed."""
-    if student.normalize is not None:
-        mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in student.normalize)
-        feed = {key: (array - mean) / std for key, array in feed.items()}
     total = len(next(iter(feed.values())))
     size = _fixed_batch(model) or total
     # A ragged last piece is filled up with the last example, and cut from the result.
@@ -147,6 +152,10 @@ def _keep_outputs(model: ir.Model, outputs: Sequence[str]) -> None:
 def _with_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> ir.Model:
     """The graph with the names of `inputs`' dimensions on its inputs, and a batch that may vary."""
     fixed = _fixed_batch(model)
+    if fixed is not None:
+        for node in model.graph:
+            if node.op_type == "Reshape" and (shape := constant(node.inputs[1])) is not None and shape.ndim == 1:
+                _free_batch(model, node, shape, fixed)
     specs = {spec.name: spec for spec in inputs}
     symbols: dict[str, str] = {}
     for value in model.graph.inputs:
@@ -160,45 +169,22 @@ def _with_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> ir.Model:
     for value in model.graph.outputs:
         sizes = [size if isinstance(size, int) else symbols.get(str(size.value), str(size.value)) for size in value.shape or ()]
         value.shape = ir.Shape([batch, *sizes[1:]])
-    if fixed is not None:
-        for node in model.graph:
-            if node.op_type == "Reshape" and (shape := constant(node.inputs[1])) is not None and shape.ndim == 1:
-                _free_batch(model, node, shape, fixed)
     return infer_shapes(model)
 
 
 def _free_batch(model: ir.Model, node: ir.Node, shape: npt.NDArray[np.int64], fixed: int) -> None:
-    """Let a Reshape whose constant shape starts with the batch size copy that size from its input (0), or infer it (-1) where the input's is not the batch."""
+    """Let a Reshape whose constant shape starts with the batch size infer that size (-1), or copy it from its input (0) where -1 is taken."""
     source = node.inputs[0]
     starts_with_batch = source is not None and source.shape is not None and source.shape.rank() > 0 and source.shape[0] == fixed
     if not len(shape) or shape[0] != fixed or (-1 in shape[1:] and not starts_with_batch):
         return
-    # 0 means "copy" only where allowzero is off; -1 says the same without that attribute, once a graph.
-    freed = [-1 if -1 not in shape[1:] else 0, *shape[1:].tolist()]
+    freed = [0 if -1 in shape[1:] else -1, *shape[1:].tolist()]
     value = ir.val(f"{node.name}.shape", const_value=ir.tensor(np.array(freed, np.int64), name=f"{node.name}.shape"))
     value.dtype, value.shape = ir.DataType.INT64, ir.Shape([len(freed)])
     model.graph.register_initializer(value)
     node.replace_input_with(1, value)
     if freed[0] == 0:
-        node.attributes.pop("allowzero", None)
-
-
-def _prepend_normalisation(model: ir.Model, normalize: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-    """(image - mean) / std as nodes in front of everything, on float32 NCHW in [0, 1]."""
-    image = next(value for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT)
-    current, uses = image, list(image.uses())
-    first = uses[0].node
-    for operator, name, values in (("Sub", "mean", normalize[0]), ("Div", "std", normalize[1])):
-        array = np.array(values, np.float32).reshape(1, -1, 1, 1)
-        parameter = ir.val(f"normalize.{name}", ir.DataType.FLOAT, array.shape, const_value=ir.tensor(array, name=f"normalize.{name}"))
-        model.graph.register_initializer(parameter)
-        node = ir.node(operator, [current, parameter], num_outputs=1, name=f"normalize/{operator}")
-        current = node.outputs[0]
-        current.name, current.dtype, current.shape = node.name, ir.DataType.FLOAT, image.shape
-        model.graph.insert_before(first, node)
-    for use in uses:
-        use.node.replace_input_with(use.idx, current)
-    model.graph.sort()
+        node.attributes.pop("allowzero", None)  # only without it does 0 mean "copy"
 
 
 def _verify(
@@ -219,6 +205,8 @@ def _verify(
             raise ExportError(f"`{name}` cannot run at batch {size}: a batch size is baked in ({error}); {advice}") from error
         absolute, relative = difference(found, want)
         if relative > TOLERANCE:
-            raise ExportError(f"`{name}` gives other outputs at batch {size} than one example at a time (by {absolute:.2g}): a batch size is baked in; {advice}")
+            raise ExportError(
+                f"`{name}` gives other outputs at batch {size} than one example at a time (by {absolute:.2g}): a batch size is baked in; {advice}"
+            )
         largest = max(largest, absolute)
     return largest

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from kdedge.artifact import Dimension, TensorSpec
@@ -50,7 +50,9 @@ def save_model(model: ir.Model, path: Path) -> None:
     proto = ir.to_proto(model)
     try:
         if proto.ByteSize() > LARGEST_BYTES:
-            raise ExportError(f"`{path.name}` would have {proto.ByteSize() / 2**30:.1f} GB; a student is kept in one file of at most 1 GB: choose a smaller one")
+            raise ExportError(
+                f"`{path.name}` would have {proto.ByteSize() / 2**30:.1f} GB; a student is kept in one file of at most 1 GB: choose a smaller one"
+            )
         onnx.checker.check_model(proto, full_check=True)
         data = proto.SerializeToString(deterministic=True)
     except EncodeError as error:
@@ -123,7 +125,9 @@ def _spec(value: ir.Value, dimensions: Mapping[str, Dimension]) -> TensorSpec:
             shape.append(dimensions[size.value])
         else:
             known = ", ".join(sorted(dimensions)) or "none"
-            raise ExportError(f"`{value.name}`: axis {axis} has the size `{size.value}`, which is neither a number nor a dimension of the inputs ({known})")
+            raise ExportError(
+                f"`{value.name}`: axis {axis} has the size `{size.value}`, which is neither a number nor a dimension of the inputs ({known})"
+            )
     return TensorSpec(str(value.name), str(value.dtype.numpy()), tuple(shape))
 
 

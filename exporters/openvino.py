@@ -20,8 +20,8 @@ TOOLS = ("openvino",)
 def write_ir(onnx_path: Path, xml_path: Path, *, half: bool, properties: Mapping[str, str]) -> tuple[Path, Path]:
     """Convert the ONNX file at `onnx_path`, and return the paths of the `.xml` and the `.bin`.
 
-    `half`: store float32 weights as float16 (OpenVINO's default, here only where it was asked for). `properties` are written into the IR's runtime info
-    under `kdedge`.
+    `half`: store float32 weights as float16 (OpenVINO's default, here only where it was asked for). `properties` are written into the IR's
+    runtime info under `kdedge`.
 
     Raises:
         ExportError: OpenVINO cannot read the graph, or cannot write the IR.

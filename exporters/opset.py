@@ -30,13 +30,14 @@ def raise_opset(model: ir.Model, opset: int, feeds: Sequence[Feed], name: str, t
         proto = version_converter.convert_version(ir.to_proto(model), opset)
     except (RuntimeError, version_converter.ConvertError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"`{name}` has opset {current}, and ONNX's converter cannot raise it to {opset} ({reason}); export it again with opset {opset}") from error
+        raise ExportError(
+            f"`{name}` has opset {current}, and ONNX's converter cannot raise it to {opset} ({reason}); export it again with opset {opset}"
+        ) from error
     converted = infer_shapes(ir.from_proto(proto))
     ensure_names(converted)
     wanted, found = run(model, feeds), run(converted, feeds)
     relative = max((difference(got, want)[1] for got, want in zip(found, wanted, strict=True)), default=0.0)
     if relative > tolerance:
-        raise ExportError(
-            f"`{name}`: raising the opset from {current} to {opset} changed the outputs by {relative:.2g} of their scale; export it again with opset {opset}"
-        )
+        change = f"raising its opset from {current} to {opset} changed the outputs by {relative:.2g} of their scale"
+        raise ExportError(f"`{name}`: {change}; export it again with opset {opset}")
     return converted

@@ -48,12 +48,14 @@ def trace(module: torch.nn.Module, inputs: Sequence[TensorSpec], outputs: Sequen
                 verbose=False,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
-            raise ExportError(f"student `{name}`: torch cannot export it to ONNX: {_root_sentence(error)}") from error
+            raise ExportError(f"student `{name}`: torch cannot export it to ONNX: {root_sentence(error)}") from error
     if program is None:
         raise ExportError(f"student `{name}`: torch's exporter returned nothing")
     model: ir.Model = program.model
     if opset_of(model) != OPSET:
-        raise ExportError(f"student `{name}`: asked torch for opset {OPSET} and got {opset_of(model)}; kdedge was made for a torch that honours it (2.9 to 2.13)")
+        raise ExportError(
+            f"student `{name}`: asked torch for opset {OPSET} and got {opset_of(model)}; kdedge was made for a torch that honours it (2.9 to 2.13)"
+        )
     _check_names("input", [value.name for value in model.graph.inputs], [spec.name for spec in inputs], name)
     _check_names("output", [value.name for value in model.graph.outputs], list(outputs), name)
     _check_dimensions(model, inputs, name)
@@ -67,7 +69,9 @@ def dynamic_shapes(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> tup
     def dim(size: Dimension) -> Any:
         return dims.setdefault(size.name, torch.export.Dim(size.name, min=size.minimum, max=size.maximum))
 
-    shapes = tuple({axis: dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, Dimension) and size.minimum < size.maximum} for spec in inputs)
+    shapes = tuple(
+        {axis: dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, Dimension) and size.minimum < size.maximum} for spec in inputs
+    )
     for place, parameter in enumerate(inspect.signature(module.forward).parameters.values()):
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             return (*shapes[:place], shapes[place:])
@@ -106,7 +110,7 @@ def _check_dimensions(model: ir.Model, inputs: Sequence[TensorSpec], name: str) 
                 )
 
 
-def _root_sentence(error: BaseException) -> str:
+def root_sentence(error: BaseException) -> str:
     """The first line of the innermost cause that says something, without terminal colours and file names."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -32,8 +32,8 @@ from kdedge.distill.spec import TeacherSpec, training_spec
 from kdedge.errors import RecipeError
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.gate import decide, parse_policy
-from kdedge.models.catalog import resolve
-from kdedge.recipe import Recipe
+from kdedge.models.catalog import check, resolve
+from kdedge.recipe import Recipe, TeacherSection
 from kdedge.report.result import RunResult, publish
 from kdedge.source import version_of
 from kdedge.targets import TARGETS
@@ -62,8 +62,9 @@ def run(
     """
     stage = workspace.stage
     wanted = _ORDER.index(until)
-    task = ImportPath(_named(TASKS, recipe.task, "task", recipe))
-    policy = parse_policy(recipe.gate, ImportPath(task.value).load().metric)
+    check_recipe(recipe)
+    task = ImportPath(TASKS[recipe.task])
+    policy = parse_policy(recipe.gate, task.load().metric)
     identities = list(devices) if devices is not None else [open_device(name).identity for name in recipe.devices]
 
     data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=sources_of(recipe.data))
@@ -91,9 +92,9 @@ def run(
 
 def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:
     """The teacher: loaded and checked, or trained when the recipe says how; None when the student learns from labels alone."""
-    if recipe.teacher is None:
+    sections = teachers_of(recipe)
+    if not sections:
         return None
-    sections = recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
     specs = tuple(
         TeacherSpec(
             model=resolve(section, data),
@@ -181,7 +182,7 @@ def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunRe
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Everything about a recipe that can be known without reading data: names of task, readers, losses, targets, models, gate figures.
+    """Everything about a recipe that can be known before a stage runs: task, data files, models, losses, gate figures.
 
     Raises:
         KdedgeError: the first thing that is wrong.
@@ -189,15 +190,21 @@ def check_recipe(recipe: Recipe) -> None:
     task = ImportPath(_named(TASKS, recipe.task, "task", recipe)).load()
     parse_policy(recipe.gate, task.metric)
     sources_of(recipe.data)
-    has_teacher = recipe.teacher is not None
-    teachers = recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,) if recipe.teacher else ()
-    for section in teachers:
-        if section.train is not None:
-            training_spec(section.train, augment=recipe.data.augment)
+    teachers = teachers_of(recipe)
+    for section in (*teachers, recipe.student):
+        check(section)
+    for teacher in teachers:
+        if teacher.train is not None:
+            training_spec(teacher.train, augment=recipe.data.augment)
     if recipe.distill is not None:
-        training_spec(recipe.distill, has_teacher=has_teacher, augment=recipe.data.augment)
-    for name in recipe.devices:
-        open_device(name)
+        training_spec(recipe.distill, has_teacher=bool(teachers), augment=recipe.data.augment)
+
+
+def teachers_of(recipe: Recipe) -> tuple[TeacherSection, ...]:
+    """The recipe's teachers: none, one, or an ensemble."""
+    if recipe.teacher is None:
+        return ()
+    return recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
 
 
 def _digest(model: ModelFiles, workspace: Workspace) -> str:

@@ -21,12 +21,15 @@ class Listener(Protocol):
 class Silent:
     """The listener that ignores everything."""
 
-    def advance(self, what: str, done: int, total: int, note: str) -> None: ...
+    def advance(self, what: str, done: int, total: int, note: str) -> None:
+        """Nothing."""
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """Nothing."""
 
 
-_listener: ContextVar[Listener] = ContextVar("kdedge_progress", default=Silent())
+_SILENT = Silent()
+_listener: ContextVar[Listener] = ContextVar("kdedge_progress", default=_SILENT)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def _one_or_many(value: Any) -> str:
 
 
 def _preset_or_numbers(value: Any) -> str:
-    return "numbers" if isinstance(value, dict) else "preset"
+    return "numbers" if isinstance(value, dict | BaseModel) else "preset"
 
 
 # Relative to the recipe's folder, absolute once loaded (as it is where a recipe is made in Python).
@@ -208,7 +208,7 @@ class DistillSection(TrainSection):
 class QuantizeSection(Section):
     """How ranges are found. `keep_float`: names or patterns (`*`) of nodes that stay float everywhere."""
 
-    observer: Literal["minmax", "mse"] = "minmax"
+    observer: Literal["minmax", "mse"] = "mse"
     keep_float: tuple[str, ...] = ()
 
 

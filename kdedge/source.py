@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,17 @@ def file_of(module: str) -> Path | None:
             return package
         single = base.with_suffix(".py")
         return single if single.is_file() else None
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, AttributeError, ValueError):
-        return None
+    # Not `importlib.util.find_spec`: it imports the parent packages, and a user's package may import torch.
+    search: Sequence[str] | None = None
+    found = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        found = PathFinder.find_spec(".".join(parts[:depth]), search)
+        if found is None:
+            return None
+        search = found.submodule_search_locations
+        if search is None and depth < len(parts):
+            return None
     return Path(found.origin) if found is not None and found.origin and found.origin.endswith(".py") else None
 
 

@@ -237,7 +237,7 @@ def _explained(root: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL and not isinstance(error, KdedgeError):
-            raise WorkspaceError(
-                f"could not {doing} in {root}: {error.strerror} ({error.filename or 'no file named'}); finished stages are kept, run again when there is room"
-            ) from error
+            where = error.filename or "no file named"
+            kept = "finished stages are kept, run again when there is room"
+            raise WorkspaceError(f"could not {doing} in {root}: {error.strerror} ({where}); {kept}") from error
         raise

@@ -106,8 +106,8 @@ class OnnxRuntimeSession:
         self._path = path
         self._options = options
         self.native = _open(runtime, path, options, _session_options(runtime, options))
-        self.input_names: List[str] = [value.name for value in self.native.get_inputs()]
-        self.output_names: List[str] = [value.name for value in self.native.get_outputs()]
+        self.input_names: Sequence[str] = [value.name for value in self.native.get_inputs()]
+        self.output_names: Sequence[str] = [value.name for value in self.native.get_outputs()]
         self._last: Optional[Mapping[str, np.ndarray]] = None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:

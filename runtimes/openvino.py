@@ -94,8 +94,8 @@ class OpenVinoSession:
         self._device = device
         self._options = options
         self._request = compiled.create_infer_request()
-        self.input_names: List[str] = [port.get_any_name() for port in compiled.inputs]
-        self.output_names: List[str] = [port.get_any_name() for port in compiled.outputs]
+        self.input_names: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
+        self.output_names: Sequence[str] = [port.get_any_name() for port in compiled.outputs]
         self._dtypes = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
         self._ran = False
 

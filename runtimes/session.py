@@ -3,6 +3,8 @@
     is_available() -> Availability           never raises; says why not and what would help
     version() -> str                         of the runtime, "" where it is not installed
     open_session(paths, options) -> Session  imports the runtime; `paths` as in a job's artifact, the main file first
+
+It may have a fourth, `import_runtime()`: imports the runtime (and nothing that phones home), so that the worker can time that apart.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ from .errors import RuntimeFailure
 from .installed import version_of
 from .options import read_options
 from .session import Availability, ExecutedLayer
-from .tensorrt_build import MODULES, OPTIONS, BuildSettings, load_module, make_logger, require_supported, said
+from .tensorrt_build import OPTIONS, BuildSettings
 from .tensorrt_engines import Engine, Platform
 from .tensorrt_inspector import executed_layers
+from .tensorrt_library import MODULES, collection_paused, load_module, make_logger, require_supported, said
 
 _DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-bindings"),
@@ -68,6 +69,15 @@ def _installed() -> Tuple[str, str]:
     return "", ""
 
 
+def import_runtime() -> Any:
+    """Import TensorRT, or TensorRT-RTX where that is what is installed.
+
+    Raises:
+        NotAvailable: neither is installed, its libraries do not load, or it is too old.
+    """
+    return load_module()
+
+
 def open_session(paths: Sequence[str], options: Mapping[str, Any]) -> "TensorRTSession":
     """Open an ONNX file (side files after it) or an engine that was built here.
 
@@ -81,17 +91,23 @@ def open_session(paths: Sequence[str], options: Mapping[str, Any]) -> "TensorRTS
     trt = load_module(values["module"])
     platform = Platform(trt.__name__, str(trt.__version__), "%d.%d" % cuda.compute_capability())
     folder = values["engine_cache"]
-    logger = make_logger(trt)
-    made = tensorrt_engines.obtain(trt, platform, paths, settings, folder)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(made.plan)
-    if engine is None and not made.built and not paths[0].endswith(tensorrt_engines.ENGINE_SUFFIXES):
-        # The record is right and the bytes are the recorded ones, yet TensorRT cannot read them (a driver update can do that): build again, once.
-        tensorrt_engines.forget(paths, platform, settings, folder)
+    with collection_paused():
+        logger = make_logger(trt)
+        runtime = trt.Runtime(logger)
         made = tensorrt_engines.obtain(trt, platform, paths, settings, folder)
-        engine = trt.Runtime(logger).deserialize_cuda_engine(made.plan)
-    if engine is None:
-        raise RuntimeFailure("tensorrt: %s could not be opened as an engine: %s" % (paths[0], "; ".join(said(logger, "INTERNAL_ERROR", "ERROR"))))
-    return TensorRTSession(trt, cuda, engine, logger, _story(platform, cuda, made, settings))
+        engine = runtime.deserialize_cuda_engine(made.plan)
+        if engine is None and not made.built and not paths[0].endswith(tensorrt_engines.ENGINE_SUFFIXES):
+            # The record is right and the bytes are the recorded ones, yet TensorRT cannot read them (a driver update can do that): build again, once.
+            tensorrt_engines.forget(paths, platform, settings, folder)
+            made = tensorrt_engines.obtain(trt, platform, paths, settings, folder)
+            engine = runtime.deserialize_cuda_engine(made.plan)
+        if engine is None:
+            raise RuntimeFailure("tensorrt: %s could not be opened as an engine: %s" % (paths[0], _errors(logger)))
+        return TensorRTSession(trt, cuda, (logger, runtime, engine), _story(platform, cuda, made, settings))
+
+
+def _errors(logger: Any) -> str:
+    return "; ".join(said(logger, "INTERNAL_ERROR", "ERROR")) or "TensorRT gave no reason"
 
 
 def _story(platform: Platform, cuda: Cuda, made: Engine, settings: BuildSettings) -> Dict[str, Any]:
@@ -120,8 +136,9 @@ class TensorRTSession:
         RuntimeFailure: a missing, unknown or wrong input, or a CUDA call that failed.
     """
 
-    def __init__(self, trt: Any, cuda: Cuda, engine: Any, logger: Any, story: Mapping[str, Any]) -> None:
-        self._trt, self._cuda, self._engine, self._logger = trt, cuda, engine, logger
+    def __init__(self, trt: Any, cuda: Cuda, opened: Tuple[Any, Any, Any], story: Mapping[str, Any]) -> None:
+        self._trt, self._cuda = trt, cuda
+        self._logger, self._runtime, self._engine = opened
         self._story = dict(story)
         self._times: Deque[Tuple[float, ...]] = deque(maxlen=_KEPT_RUNS)
         self._shapes: Dict[str, Tuple[int, ...]] = {}
@@ -129,11 +146,11 @@ class TensorRTSession:
         self._stream = 0
         self._events: List[int] = []
         self._context: Optional[Any] = None
-        self.input_names, self.output_names, self._dtypes = _ports(trt, engine)
+        self.input_names, self.output_names, self._dtypes = _ports(trt, self._engine)
         try:
-            self._context = engine.create_execution_context()
+            self._context = self._engine.create_execution_context()
             if self._context is None:
-                raise RuntimeFailure("tensorrt: no execution context: %s" % "; ".join(said(logger, "INTERNAL_ERROR", "ERROR")))
+                raise RuntimeFailure("tensorrt: no execution context: %s" % _errors(self._logger))
             self._stream = cuda.create_stream()
             for _ in range(len(_PHASES) + 1):
                 self._events.append(cuda.create_event())
@@ -158,7 +175,7 @@ class TensorRTSession:
             self._buffers[name].fill(array, self._stream)
         self._record(1)
         if not self._context.execute_async_v3(self._stream):
-            raise RuntimeFailure("tensorrt: the engine did not start: %s" % "; ".join(said(self._logger, "INTERNAL_ERROR", "ERROR")))
+            raise RuntimeFailure("tensorrt: the engine did not start: %s" % _errors(self._logger))
         self._record(2)
         for name in self.output_names:
             self._buffers[name].fetch(self._bytes(name), self._stream)
@@ -183,6 +200,7 @@ class TensorRTSession:
         """Give context, engine and memory back, in this order."""
         self._context = None
         self._engine = None
+        self._runtime = None
         for buffer in self._buffers.values():
             buffer.release()
         self._buffers = {}

@@ -12,20 +12,18 @@ Python 3.8, standard library only; TensorRT is imported when it is needed.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from .errors import NotAvailable, RuntimeFailure
 from .options import Option, read_options
+from .tensorrt_library import MODULES, collection_paused, load_module, make_logger, said
 
-MODULES = ("tensorrt", "tensorrt_rtx")
-_OLDEST = {"tensorrt": (10, 0), "tensorrt_rtx": (1, 2)}
 _MEBIBYTE = 1 << 20
 
 OPTIONS = {
@@ -117,66 +115,6 @@ class BuildRefused(RuntimeFailure):
         self.changed = tuple(changed)
 
 
-# ---- finding TensorRT ------------------------------------------------------------------------------------------------------
-
-
-def load_module(name: Optional[str] = None) -> Any:
-    """NVIDIA's Python module: `tensorrt` where it is installed, else `tensorrt_rtx`, or the one that is asked for.
-
-    Raises:
-        NotAvailable: none is installed, its libraries do not load, or it is TensorRT 8 or 9.
-    """
-    reasons = []
-    for candidate in (name,) if name else MODULES:
-        try:
-            module = importlib.import_module(candidate)
-        except (ImportError, OSError) as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == candidate
-            reasons.append("%s is not installed" % candidate if missing else "%s is installed but does not load: %s" % (candidate, error))
-            continue
-        require_supported(candidate, str(module.__version__))
-        return module
-    raise NotAvailable(
-        "; ".join(reasons) + ". On a Jetson TensorRT comes with JetPack (python3-libnvinfer), elsewhere with: pip install tensorrt;"
-        " to parse and build without a GPU: pip install tensorrt-rtx"
-    )
-
-
-def require_supported(name: str, version: str) -> None:
-    """Refuse what is too old for one code path.
-
-    Raises:
-        NotAvailable: TensorRT 8 or 9 (JetPack 5 and older), or a TensorRT-RTX before compute capabilities could be chosen.
-    """
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < _OLDEST[name]:
-        oldest = "%d.%d" % _OLDEST[name]
-        help_text = "; JetPack 5 and older are not supported: JetPack 6 brings TensorRT 10.3" if name == "tensorrt" else ""
-        raise NotAvailable("%s %s is too old: kdedge needs %s or newer%s" % (name, version, oldest, help_text))
-
-
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps (severity, text) of everything from INFO up in `lines` and prints nothing."""
-
-    class Collector(trt.ILogger):  # type: ignore[misc]  # the base class exists only once TensorRT is imported
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: List[Tuple[str, str]] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            name = str(severity).rsplit(".", 1)[-1]
-            if name != "VERBOSE":
-                self.lines.append((name, text))
-
-    return Collector()
-
-
-def said(logger: Any, *severities: str) -> List[str]:
-    """What a collecting logger heard at these severities, each text once, without the address of the source file that said it."""
-    texts = [re.sub(r"^\S+\.(cpp|h):\d+: ", "", text).strip() for severity, text in logger.lines if severity in severities]
-    return list(dict.fromkeys(text for text in texts if "cudaError 35" not in text))
-
-
 # ---- parsing and building --------------------------------------------------------------------------------------------------
 
 
@@ -185,30 +123,35 @@ def build(trt: Any, onnx_path: str, settings: BuildSettings, timing_cache: Optio
 
     Raises:
         BuildRefused: a node that the parser does not take, an input without a profile, a builder that gives up, or numbers that were changed.
+        NotAvailable: this TensorRT has no builder.
     """
-    start = time.perf_counter()
-    logger = logger or make_logger(trt)
     if not hasattr(trt, "Builder") or not hasattr(trt, "OnnxParser"):
         raise NotAvailable(
             "%s %s has no builder or no ONNX parser: it is the lean or dispatch runtime; install the full one" % (trt.__name__, trt.__version__)
         )
+    with collection_paused():
+        try:
+            return _build(trt, onnx_path, settings, timing_cache, logger or make_logger(trt))
+        except BuildRefused as error:
+            # A new exception: the traceback of this one would keep the builder alive until some later garbage collection.
+            refused = BuildRefused("%s: %s" % (os.path.basename(onnx_path), error), error.problems, error.changed)
+    raise refused
+
+
+def _build(trt: Any, onnx_path: str, settings: BuildSettings, timing_cache: Optional[bytes], logger: Any) -> Built:
+    start = time.perf_counter()
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parse(trt, onnx_path, network, logger)
-    try:
-        config = configure(trt, builder, network, settings, logger)
-    except BuildRefused as error:
-        raise BuildRefused("%s: %s" % (os.path.basename(onnx_path), error)) from error
+    config = configure(trt, builder, network, settings, logger)
     cache = _use_timing_cache(trt, config, timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildRefused("%s: TensorRT built no engine: %s" % (os.path.basename(onnx_path), "; ".join(said(logger, "INTERNAL_ERROR", "ERROR"))))
+        raise BuildRefused("TensorRT built no engine: %s" % "; ".join(said(logger, "INTERNAL_ERROR", "ERROR")))
     warnings = said(logger, "WARNING")
     changed = [text for text in warnings if _CHANGED.search(text)]
     if changed:
-        raise BuildRefused(
-            "%s: TensorRT changed the precision that the graph asks for: %s" % (os.path.basename(onnx_path), "; ".join(changed)), changed=changed
-        )
+        raise BuildRefused("TensorRT changed the precision that the graph asks for: %s" % "; ".join(changed), changed=changed)
     kept = bytes(config.get_timing_cache().serialize()) if cache else None
     return Built(bytes(plan), tuple(warnings), kept, time.perf_counter() - start)
 
@@ -219,16 +162,15 @@ def parse(trt: Any, onnx_path: str, network: Any, logger: Any) -> None:
     Raises:
         BuildRefused: the file cannot be read or a node is refused; every refused node is named.
     """
-    name = os.path.basename(onnx_path)
     if not os.path.isfile(onnx_path):
-        raise BuildRefused("%s: there is no such file" % onnx_path)
+        raise BuildRefused("there is no such file")
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(os.fspath(onnx_path)):
         return
     problems = [_problem(parser.get_error(index)) for index in range(parser.num_errors)]
     changed = [text for text in said(logger, "WARNING") if _CHANGED.search(text)]
     heard = [str(problem) for problem in problems] or said(logger, "INTERNAL_ERROR", "ERROR") or ["the parser gave no reason; is it an ONNX file?"]
-    raise BuildRefused("%s: TensorRT's parser refuses it: %s" % (name, "; ".join(heard + changed)), problems, changed)
+    raise BuildRefused("TensorRT's parser refuses it: %s" % "; ".join(heard + changed), problems, changed)
 
 
 def configure(trt: Any, builder: Any, network: Any, settings: BuildSettings, logger: Any) -> Any:
@@ -382,4 +324,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _code = main()
+    # Without the interpreter's own end: what is said counts, not how NVIDIA's library takes itself apart.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_code)

@@ -88,8 +88,8 @@ class TorchSession:
         self._program = program
         self._options = options
         self.native: Any = program.module()
-        self.input_names: List[str] = list(names.get("inputs") or program.graph_signature.user_inputs)
-        self.output_names: List[str] = list(names.get("outputs") or _returned_names(program))
+        self.input_names: Sequence[str] = list(names.get("inputs") or program.graph_signature.user_inputs)
+        self.output_names: Sequence[str] = list(names.get("outputs") or _returned_names(program))
         # Inputs are mapped read-only; nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -28,7 +27,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         origin = ROOT / name
         if origin.is_symlink():
-            target.symlink_to(os.readlink(origin))
+            target.symlink_to(origin.readlink())
         elif origin.is_file():
             target.write_bytes(origin.read_bytes())
     # `python -m build` without a choice builds the sdist and then the wheel from it: what the wheel holds, the sdist held.

@@ -48,3 +48,14 @@ def test_the_closure_of_a_module_changes_with_what_it_reaches_and_with_nothing_e
 def test_a_module_without_source_is_named() -> None:
     with pytest.raises(WorkspaceError, match="no_such_module_anywhere"):
         closure_of("no_such_module_anywhere")
+
+
+def test_a_users_package_is_read_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package_that_explodes"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('was run')\n")
+    (package / "losses.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert file_of("package_that_explodes.losses") == package / "losses.py"
+    assert closure_of("package_that_explodes.losses").digest
+    assert file_of("package_that_explodes.nothing") is None

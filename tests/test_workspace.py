@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kdedge.artifact import Estimate, ImageEncoder, ImportPath
+from kdedge.artifact import ImageEncoder, ImportPath
 from kdedge.errors import WorkspaceError
+from kdedge.estimate import Estimate
 from kdedge.record import from_plain, to_plain
 from kdedge.workspace import Workspace
 

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from kdedge.exporters.quantize.ranges import Weight
 
+Float32 = npt.NDArray[np.float32]
 Where = Literal["inputs", "outputs", "around", "shortcut"]
 
 
@@ -100,6 +104,12 @@ class Dialect:
     smallest_scale: float = 2.0**-24
     refuses: Callable[[Weight], str] = accept_all
     forbidden: frozenset[str] = frozenset()
+
+    def scales(self, wanted: npt.ArrayLike) -> Float32:
+        """Scales as this dialect stores them: float32, not below `smallest_scale`, and numbers that `rest` holds exactly, so that the cast that
+        follows changes no result."""
+        held = np.maximum(np.asarray(wanted, np.float64), self.smallest_scale).astype(self.rest)
+        return np.asarray(held, np.float32)
 
     def operators(self, where: Where) -> frozenset[str]:
         """The operators of all places of one kind."""

@@ -1,6 +1,7 @@
 """OpenVINO's CPU plugin, whose low-precision transformations move Q/DQ to where its kernels want them.
 
-It takes any zero point, a float bias and weights in either storage, so only inputs of weighted nodes and the shortcut of a residual addition are quantized.
+It takes any zero point, a float bias and weights in either storage, so only inputs of weighted nodes
+and the shortcut of a residual addition are quantized.
 """
 
 from __future__ import annotations

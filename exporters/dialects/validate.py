@@ -112,9 +112,12 @@ def _scale(scale: Array, kind: str, dialect: Dialect, opset: int) -> Iterator[st
     if scale.dtype == np.float16 and opset < FLOAT16_SCALES_FROM_OPSET:
         yield f"a float16 scale needs opset {FLOAT16_SCALES_FROM_OPSET}, the file has {opset}"
     if dialect.rest == "float16" and kind != "bias":
-        halves = scale.astype(np.float16).astype(np.float64)
+        with np.errstate(over="ignore"):
+            halves = scale.astype(np.float16).astype(np.float64)
         if not np.isfinite(halves).all() or (halves < SMALLEST_NORMAL_FLOAT16).any():
-            yield f"a scale of {scale.min():.3g} to {scale.max():.3g} is not a normal number in float16 (smallest {SMALLEST_NORMAL_FLOAT16:.3g}): it would be flushed to 0 or overflow"
+            found = f"{scale.min():.3g}" if scale.size == 1 else f"{scale.min():.3g} to {scale.max():.3g}"
+            limit = f"the smallest is {SMALLEST_NORMAL_FLOAT16:.3g}"
+            yield f"a scale of {found} is no normal number in float16 ({limit}): it would be flushed to 0 or overflow"
     if scale.size > 1 and kind == "activation":
         yield "an activation has one scale, not one a channel"
     if scale.size > 1 and kind == "weight" and not dialect.weight.per_channel:
@@ -236,8 +239,9 @@ def _output(node: Any, dialect: Dialect) -> Iterator[str]:
         yield f"its output `{value.name}` is not quantized (or not for all that read it): it would run as float"
     elif value is not node.outputs[0] and value.producer().op_type == "Relu":
         zero = constant(readers[0].inputs[2]) if len(readers[0].inputs) > 2 else None
-        if zero is not None and int(zero.reshape(-1)[0]) != dialect.activation.limits[0]:
-            yield f"the zero point after its ReLU is {int(zero.reshape(-1)[0])}; it must be {dialect.activation.limits[0]}, or the ReLU keeps it in float"
+        found, smallest = 0 if zero is None else int(zero.reshape(-1)[0]), dialect.activation.limits[0]
+        if found != smallest:
+            yield f"the zero point after its ReLU is {found}; it must be {smallest}, or the ReLU keeps it in float"
 
 
 # ---- residual additions ----------------------------------------------------------------------------------------------------

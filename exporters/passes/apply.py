@@ -1,4 +1,4 @@
-"""Applies graph passes, and takes none on trust: after each one the graph is run beside the one before, and a pass that changed the result is undone."""
+"""Applies graph passes and takes none on trust: each time the graph is run beside the one before, and a pass that changed the result is undone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from kdedge.errors import ExportError
-from kdedge.exporters.equivalence import RunFailure, difference, run
+from kdedge.exporters.equivalence import GraphRunError, difference, run
 from kdedge.exporters.model_file import infer_shapes, opset_of, tidy
 from kdedge.exporters.passes import fold_constants, gemm_from_matmul_add, mean_to_global_average_pool, option_a_shortcut, remove_identity
 from kdedge.exporters.passes.graph_pass import GraphPass
@@ -48,7 +48,7 @@ def apply_passes(model: ir.Model, names: Sequence[str], feeds: Sequence[Feed], p
 
     Raises:
         ExportError: an unknown pass; the message lists the known ones.
-        RunFailure: the model itself cannot be run on the feeds.
+        GraphRunError: the model itself cannot be run on the feeds.
     """
     if unknown := [name for name in names if name not in passes]:
         raise ExportError(f"there is no graph pass `{unknown[0]}` (known: {', '.join(passes)})")
@@ -75,7 +75,7 @@ def _objection(candidate: ir.Model, feeds: Sequence[Feed], wanted: Sequence[Mapp
     """Why a rewritten graph cannot be kept, "" where it is the same function."""
     try:
         found = run(tidy(candidate), feeds)
-    except RunFailure as error:
+    except GraphRunError as error:
         return f"the graph no longer runs: {error}"
     relative = max(difference(got, want)[1] for got, want in zip(found, wanted, strict=True))
     return "" if relative <= TOLERANCE else f"outputs differ by {relative:.2g} of their scale (allowed {TOLERANCE:g})"

@@ -9,7 +9,7 @@ from kdedge.exporters.passes.graph_pass import GraphPass
 
 
 def gemm_from_matmul_add(model: ir.Model) -> int:
-    """Join each MatMul([n, k], constant [k, m]) with the Add(constant [m]) that alone reads it. Inputs of more than two axes stay: Gemm takes matrices."""
+    """Join each MatMul([n, k], constant [k, m]) with the Add(constant [m]) that alone reads it. Gemm takes matrices, so inputs of more axes stay."""
     changed = 0
     for node in list(model.graph):
         if node.op_type == "Add" and not node.domain and (found := _match(node)):

@@ -40,14 +40,15 @@ def _renamed(node: ir.Node, operator: str) -> str:
 
 
 def _is_spatial(node: ir.Node) -> bool:
+    """Whether the mean is over all axes from 2 on of [N, C, H, W] or [N, C, D, H, W]. Of rank 3 it is more likely a normalisation of features,
+    which runtimes know as ReduceMean."""
     source = node.inputs[0]
-    if source is None or source.shape is None or source.shape.rank() not in (3, 4, 5):
+    if source is None or source.shape is None or source.shape.rank() not in (4, 5):
         return False
     rank = source.shape.rank()
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is None and "axes" in node.attributes:
         axes = np.array(node.attributes["axes"].as_ints())
-    # A text [N, length, features] has rank 3 too, but its mean is over axis 1 and never over the last.
     return axes is not None and sorted(int(axis) % rank for axis in np.atleast_1d(axes)) == list(range(2, rank))
 
 

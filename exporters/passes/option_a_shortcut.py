@@ -24,7 +24,10 @@ def option_a_shortcut(model: ir.Model) -> int:
         if bounds is None:
             continue
         names = ("starts", "ends", "axes", "steps")
-        values = [ir.val(f"{second.name}.{name}", const_value=ir.tensor(array, name=f"{second.name}.{name}")) for name, array in zip(names, bounds, strict=True)]
+        values = [
+            ir.val(f"{second.name}.{name}", const_value=ir.tensor(array, name=f"{second.name}.{name}"))
+            for name, array in zip(names, bounds, strict=True)
+        ]
         for value in values:
             value.dtype, value.shape = ir.DataType.INT64, ir.Shape([len(bounds[0])])
             model.graph.register_initializer(value)

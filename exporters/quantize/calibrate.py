@@ -64,7 +64,9 @@ def observe(path: Path, batches: Iterable[Mapping[str, Array]], settings: Quanti
     model = load(path)
     structure = analyse(model)
     keep_float = _resolve(settings.keep_float, [node.name for node in model.graph])
-    observers = {row.name: _Observer(row, search=settings.observer == "mse") for row in structure.activations}
+    search = settings.observer == "mse"
+    weights = _weight_ranges(model.graph, structure, search)
+    observers = {row.name: _Observer(row, search) for row in structure.activations}
     samples = 0
     with_outputs = _Probe(model, list(observers), path.name)
     for batch in batches:
@@ -81,7 +83,7 @@ def observe(path: Path, batches: Iterable[Mapping[str, Array]], settings: Quanti
         samples=samples,
         structure=structure,
         activations=tuple(observer.finish() for observer in observers.values()),
-        weights=_weight_ranges(model.graph, structure, search=settings.observer == "mse"),
+        weights=weights,
         keep_float=keep_float,
     )
 
@@ -123,7 +125,9 @@ class _Observer:
     def update(self, batch: Array) -> None:
         self.extremes.update(batch)
         if not (np.isfinite(self.extremes.low) and np.isfinite(self.extremes.high)) and batch.size:
-            raise ExportError(f"tensor `{self.row.name}` is not finite on a calibration example: the float graph overflows there and cannot be quantized")
+            raise ExportError(
+                f"tensor `{self.row.name}` is not finite on a calibration example: the float graph overflows there and cannot be quantized"
+            )
         if self.histogram is not None:
             self.histogram.update(batch)
 
@@ -207,7 +211,10 @@ def _fixed_batch(session: Any) -> int:
 
 def _filled(feed: dict[str, Array], rows: int) -> dict[str, Array]:
     """A graph of a fixed batch gets its last example again until the batch is full: extremes do not notice."""
-    return {name: np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)]) if len(array) < rows else array for name, array in feed.items()}
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)]) if len(array) < rows else array
+        for name, array in feed.items()
+    }
 
 
 def _packed(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

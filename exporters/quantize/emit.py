@@ -30,6 +30,7 @@ class Writer:
         self.ranges = table.weight_ranges()
         self.names = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
         self.names |= {str(value.name) for node in graph for value in node.outputs}
+        self.moving = set(plan.moving)
         self.integers: dict[Any, Any] = {}  # value -> the same as integers
         self.weights: dict[tuple[str, int, bytes], Any] = {}  # dequantized weights that nodes share
 
@@ -37,13 +38,13 @@ class Writer:
         """Weights first (they look activations' encodings up by the float values), then everything else in graph order."""
         for node, row in self.plan.weighted.items():
             self._write_weight(node, row)
-        points, moving = set(self.plan.points), set(self.plan.moving)
+        points = set(self.plan.points)
         first = next(iter(self.graph))
         for value in self.graph.inputs:
             if value in points:
                 self._write_pair(value, before=first)
         for node in list(self.graph):
-            if node in moving:
+            if node in self.moving:
                 self._write_moving(node)
             for value in list(node.outputs):
                 if value in points:
@@ -66,10 +67,9 @@ class Writer:
             self._take_over_output(value, dequantize.outputs[0], "float")
 
     def _uses_of_dequantized(self, value: Any) -> list[tuple[Any, int]]:
-        moving = set(self.plan.moving)
         if value not in self.plan.everywhere:
-            return [(node, place) for node, place in self.plan.reads.get(value, []) if node not in moving]
-        return [(use.node, use.idx) for use in value.uses() if use.node not in moving]
+            return [(node, place) for node, place in self.plan.reads.get(value, []) if node not in self.moving]
+        return [(use.node, use.idx) for use in value.uses() if use.node not in self.moving]
 
     def _write_moving(self, node: Any) -> None:
         """Feed integers in; what comes out is integers, and is dequantized for those who read it as numbers."""
@@ -122,10 +122,8 @@ class Writer:
         weight = constant(node.inputs[1])
         assert weight is not None
         source = self.encodings[node.inputs[0]]
-        scales = encoding.weight_scales(np.asarray(self.ranges[row.name, row.axis].symmetric), self.dialect.weight, self.dialect.smallest_scale)
         bias = constant(node.inputs[2]) if row.bias is not None else None
-        if bias is not None and self.dialect.bias == "int32":
-            scales = encoding.scales_that_hold_bias(scales, bias, source)
+        scales = encoding.weight_scales(np.asarray(self.ranges[row.name, row.axis].symmetric), bias, source, self.dialect)
         node.replace_input_with(1, self._dequantized_weight(node, row, weight, scales))
         if bias is not None and self.dialect.bias == "int32":
             node.replace_input_with(2, self._dequantized_bias(node, row, bias, source, scales))
@@ -156,7 +154,10 @@ class Writer:
     def _dequantized_bias(self, node: Any, row: Weight, bias: Array, source: Encoding, scales: Float32) -> Any:
         integers, product = encoding.quantize_bias(bias, source, scales)
         name = f"{row.node}_bias"  # its scale is this node's own: a bias that nodes share would not fit
-        held = [self._constant(f"{name}_{what}", array) for what, array in (("quantized", integers), ("scale", product), ("zero_point", np.zeros_like(integers)))]
+        held = [
+            self._constant(f"{name}_{what}", array)
+            for what, array in (("quantized", integers), ("scale", product), ("zero_point", np.zeros_like(integers)))
+        ]
         dequantize = self._node("DequantizeLinear", held, name, ir.DataType.FLOAT, held[0].shape, {"axis": 0})
         self._insert([dequantize], None, node)
         return dequantize.outputs[0]
@@ -172,7 +173,9 @@ class Writer:
 
     def _constant(self, name: str, array: Array) -> Any:
         name = self._fresh(name)
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+        value = ir.Value(
+            name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        )
         self.graph.register_initializer(value)
         return value
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.exporters.dialects.dialect import Integer
+from kdedge.exporters.dialects.dialect import Dialect, Integer
 from kdedge.exporters.quantize.ranges import ActivationRange
 
 Array = npt.NDArray[Any]
@@ -26,36 +26,29 @@ class Encoding:
     zero_point: int
 
 
-def encode_activation(rows: Iterable[ActivationRange], integer: Integer, smallest_scale: float) -> Encoding:
+def encode_activation(rows: Iterable[ActivationRange], dialect: Dialect) -> Encoding:
     """One encoding for tensors that share a scale: it covers the range that each of them asks for.
 
     A range that starts at 0 gets its zero point at the smallest integer (ReLU can be dropped then). A symmetric one gets 0.
     """
     rows = list(rows)
-    lowest, highest = integer.limits
-    if integer.symmetric:
-        amplitude = max(row.symmetric for row in rows)
-        return Encoding(_at_least(amplitude / highest, smallest_scale), 0)
+    lowest, highest = dialect.activation.limits
+    if dialect.activation.symmetric:
+        return Encoding(np.float32(dialect.scales(max(row.symmetric for row in rows) / highest)), 0)
     low, high = min(row.affine[0] for row in rows), max(row.affine[1] for row in rows)
-    scale = _at_least((high - low) / (highest - lowest), smallest_scale)
+    scale = np.float32(dialect.scales((high - low) / (highest - lowest)))
     return Encoding(scale, int(np.clip(lowest + round(-low / float(scale)), lowest, highest)))
 
 
-def weight_scales(amplitudes: Array, integer: Integer, smallest_scale: float) -> Float32:
-    """Scales [channels] (or one, where the type is not per channel) of weights with these symmetric amplitudes."""
-    amplitudes = np.asarray(amplitudes, np.float64)
-    if not integer.per_channel:
-        amplitudes = amplitudes.max(keepdims=True)
-    scales = (amplitudes / integer.limits[1]).astype(np.float32)
-    return np.maximum(scales, np.float32(smallest_scale))
+def weight_scales(amplitudes: Array, bias: Array | None, activation: Encoding, dialect: Dialect) -> Float32:
+    """Scales [channels] (or [1], where the type is not per channel) of weights with these symmetric amplitudes.
 
-
-def scales_that_hold_bias(scales: Float32, bias: Array, activation: Encoding) -> Float32:
-    """Weight scales raised where bias / (activation scale x weight scale) would leave int32 (a channel of almost no weights)."""
-    needed = np.abs(bias.reshape(-1).astype(np.float64)) / (float(activation.scale) * (INT32_HIGHEST // 2))
-    if scales.size == 1:
-        needed = needed.max(keepdims=True)
-    return np.maximum(scales, needed.astype(np.float32))
+    They are raised where bias / (activation scale x weight scale) would leave int32: in a channel of almost no weights.
+    """
+    amplitudes = np.asarray(amplitudes, np.float64) / dialect.weight.limits[1]
+    if bias is not None and dialect.bias == "int32":
+        amplitudes = np.maximum(amplitudes, np.abs(bias.reshape(-1).astype(np.float64)) / (float(activation.scale) * (INT32_HIGHEST // 2)))
+    return dialect.scales(amplitudes if dialect.weight.per_channel else amplitudes.max(keepdims=True))
 
 
 def quantize(values: Array, scales: Float32, axis: int, integer: Integer) -> Array:
@@ -73,7 +66,3 @@ def quantize_bias(bias: Array, activation: Encoding, scales: Float32) -> tuple[n
 def along(scales: Float32, axis: int, rank: int) -> Float32:
     """Scales shaped so that they broadcast along one axis of an array of this rank."""
     return scales.reshape([-1 if place == axis else 1 for place in range(rank)])
-
-
-def _at_least(scale: float, smallest: float) -> np.float32:
-    return np.float32(max(scale, smallest))

@@ -14,17 +14,19 @@ from kdedge.exporters.quantize.encoding import Encoding, encode_activation
 from kdedge.exporters.quantize.plan import Plan, plan
 from kdedge.exporters.quantize.ranges import RangeTable, read_table
 from kdedge.exporters.quantize.roles import WEIGHTED
-from kdedge.exporters.quantize.wiring import load
+from kdedge.exporters.quantize.wiring import constant, load
 
 
 @dataclass(frozen=True)
 class LoweredReport:
     """What lowering did. `activations`: tensors that got a Q/DQ pair; `weighted`: nodes whose weights are quantized;
-    `moving`: nodes that move integers; all in graph order. `notes`: what a person should know."""
+    `moving`: nodes that move integers; all in graph order. `kept`: nodes that stay float because the recipe or the dialect says so (the
+    validator does not ask for their places). `notes`: what a person should know."""
 
     activations: tuple[str, ...]
     weighted: tuple[str, ...]
     moving: tuple[str, ...]
+    kept: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -39,7 +41,7 @@ def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path) -> L
     _check_opset(model, dialect, model_path.name)
     _check_table(model.graph, table, model_path.name)
     decided = plan(model.graph, table, dialect)
-    report = _report(model.graph, decided)
+    report = _report(model.graph, decided, table)
     Writer(model.graph, decided, _encodings(decided, table, dialect), dialect, table).write()
     model.producer_name, model.producer_version = "kdedge", None
     model_file.save_model(model_file.tidy(model), out)
@@ -49,9 +51,8 @@ def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path) -> L
 def _check_opset(model: Any, dialect: Dialect, name: str) -> None:
     found = model_file.opset_of(model)
     if not dialect.minimum_opset <= found <= dialect.maximum_opset:
-        raise ExportError(
-            f"`{name}` has opset {found}; {dialect.name} reads {dialect.minimum_opset} to {dialect.maximum_opset}: export it with an opset in this range"
-        )
+        allowed = f"{dialect.minimum_opset} to {dialect.maximum_opset}"
+        raise ExportError(f"`{name}` has opset {found}; {dialect.name} reads {allowed}: export it with an opset in this range")
 
 
 def _check_table(graph: Any, table: RangeTable, name: str) -> None:
@@ -60,31 +61,40 @@ def _check_table(graph: Any, table: RangeTable, name: str) -> None:
     nodes = {node.name for node in graph}
     wanted = [row.name for row in table.activations] + [row.name for row in table.weights]
     missing = [what for what in wanted if what not in values]
-    missing += [row.node for row in (*table.structure.weights, *table.structure.residuals, *table.structure.shared) if row.node not in nodes]
+    structure = table.structure
+    named = [row.node for row in structure.weights] + [row.node for row in structure.residuals] + [row.node for row in structure.shared]
+    missing += [what for what in named if what not in nodes]
     if missing:
         listed = ", ".join(f"`{what}`" for what in missing[:5])
-        raise ExportError(f"the range table was made from another graph than `{name}`: {len(missing)} of its names are not there ({listed}); calibrate this one")
+        raise ExportError(
+            f"the range table was made from another graph than `{name}`: {len(missing)} of its names are not there ({listed}); calibrate this one"
+        )
 
 
 def _encodings(decided: Plan, table: RangeTable, dialect: Dialect) -> dict[Any, Encoding]:
     rows = table.activation_ranges()
     groups = {value: group for group in decided.groups for value in group}
     made = [value for node in decided.moving for value in node.outputs]
-    return {
-        value: encode_activation([rows[member.name] for member in groups.get(value, [value])], dialect.activation, dialect.smallest_scale)
-        for value in (*decided.points, *made)
-    }
+    return {value: encode_activation([rows[member.name] for member in groups.get(value, [value])], dialect) for value in (*decided.points, *made)}
 
 
-def _report(graph: Any, decided: Plan) -> LoweredReport:
+def _unsuitable(node: Any) -> str:
+    """Why analysis made no row of a weighted node."""
+    if constant(node.inputs[1]) is None:
+        return "it multiplies two activations"
+    return "its operands, bias or attributes have a form that integer kernels do not take"
+
+
+def _report(graph: Any, decided: Plan, table: RangeTable) -> LoweredReport:
     notes = []
     for node in graph:
         if node.op_type in WEIGHTED and node not in decided.weighted:
-            reason = decided.float_nodes.get(node.name, "an operand or the bias is no constant that can be quantized")
+            reason = decided.float_nodes.get(node.name) or _unsuitable(node)
             notes.append(f"`{node.name}` ({node.op_type}) stays float: {reason}")
     return LoweredReport(
         activations=tuple(str(value.name) for value in decided.points),
         weighted=tuple(node.name for node in decided.weighted),
         moving=tuple(node.name for node in decided.moving),
+        kept=tuple(dict.fromkeys((*table.keep_float, *decided.float_nodes))),
         notes=tuple(notes),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,8 @@ def best_symmetric(histogram: Histogram, low: float, high: float) -> float:
     values, counts = histogram.centres()
 
     def error(amplitude: float) -> float:
-        return _squared_error(values, counts, amplitude / SIGNED_LEVELS[1], *SIGNED_LEVELS)
+        step = amplitude / SIGNED_LEVELS[1]
+        return _squared_error(values, counts, step, step * SIGNED_LEVELS[0], amplitude)
 
     return _best_fraction(max(abs(low), abs(high)), error)
 
@@ -105,39 +107,37 @@ def best_affine(histogram: Histogram, low: float, high: float) -> tuple[float, f
     widest = (min(low, 0.0), max(high, 0.0))
 
     def error(start: float, end: float) -> float:
-        step = (end - start) / UNSIGNED_STEPS
-        zero = round(-start / step) if step > 0 else 0
-        return _squared_error(values, counts, step, -zero, UNSIGNED_STEPS - zero)
+        return _squared_error(values, counts, (end - start) / UNSIGNED_STEPS, start, end)
 
     start, end = widest
-    for _ in range(3):  # one end at a time; a third round has not been seen to change anything
+    for _ in range(3):  # one end at a time
         before = (start, end)
-        if end > 0:
-            fixed_start = start
-            end = _best_fraction(widest[1], lambda candidate: error(fixed_start, candidate))
-        if start < 0:
-            fixed_end = end
-            start = -_best_fraction(-widest[0], lambda candidate: error(-candidate, fixed_end))
+        end = _best_fraction(widest[1], partial(error, start))
+        start = -_best_fraction(-widest[0], partial(_swapped, error, end))
         if (start, end) == before:
             break
     return start, end
 
 
+def _swapped(error: Callable[[float, float], float], end: float, distance: float) -> float:
+    return error(-distance, end)
+
+
 def _best_fraction(widest: float, error: Callable[[float], float]) -> float:
-    """Search (0, widest] coarsely, then finely around the best; of equal errors the widest wins."""
+    """Search (0, widest] in steps of a tenth, then in hundredths around the best; of equal errors the widest wins."""
     if widest <= 0:
         return 0.0
-    coarse = [widest * step / 40 for step in range(40, 0, -1)]
-    best = min(coarse, key=error)
-    fine = [min(widest, best + widest * step / 400) for step in range(9, -10, -1)]
-    return min((value for value in fine if value > 0), key=error)
+    best = min((widest * 0.9**step for step in range(40)), key=error)
+    return min((min(widest, best * (1 + step / 100)) for step in range(10, -11, -1)), key=error)
 
 
-def _squared_error(values: Float64, counts: Float64, step: float, lowest: int, highest: int) -> float:
-    if step <= 0:
-        return float((counts * values * values).sum())
-    rounded = np.clip(np.rint(values / step), lowest, highest) * step
-    return float((counts * np.square(values - rounded)).sum())
+def _squared_error(values: Float64, counts: Float64, step: float, lowest: float, highest: float) -> float:
+    """Expected squared error: step^2 / 12 for a value that is rounded, its distance from the end of the range for one that is clipped.
+
+    (Rounding the bins' centres instead would judge how the bins fall into the steps, not the values.)
+    """
+    outside = np.maximum(np.maximum(lowest - values, values - highest), 0.0)
+    return float((counts * np.where(outside > 0, np.square(outside), step * step / 12)).sum())
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------------

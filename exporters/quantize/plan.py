@@ -9,7 +9,7 @@ from typing import Any
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
 from kdedge.exporters.quantize.roles import moved_inputs
-from kdedge.exporters.quantize.wiring import FOLDED, folded_into, is_float_activation, unfolded
+from kdedge.exporters.quantize.wiring import FOLDED, folded_into, is_float_activation
 
 
 @dataclass
@@ -109,7 +109,7 @@ class _Planner:
                     self._quantize_input(node, place)
                 self._quantize_output(node)
         elif node.op_type in self.dialect.moves_integers and node.name in self.shared:
-            inputs = moved_inputs(node)
+            inputs = list(moved_inputs(node))
             made_of_integers = wanted or all(value in self.plan.everywhere for value in inputs)
             if made_of_integers and all(value in self.quantized for value in inputs):
                 self.plan.moving.append(node)
@@ -147,7 +147,7 @@ class _Planner:
             node = nodes[row.node]
             main = next(value for value in node.inputs if value.name == row.main)
             place = next(place for place, value in enumerate(node.inputs) if value.name == row.shortcut)
-            if node.name not in self.kept and unfolded(main).producer() in self.plan.weighted:
+            if node.name not in self.kept and main.producer() in self.plan.weighted:
                 self._quantize_input(node, place)
 
     def _order_points(self) -> None:
@@ -168,7 +168,7 @@ class _Planner:
         return active[::-1]
 
     def _read_integers(self, sharing: list[Any]) -> None:
-        """Between two points of one scale a value may be read from the first as well: that changes no bit, and the runtime moves 8 bits instead of 32."""
+        """Between two points of one scale, read the first one's integers: that changes no bit, and the runtime moves 8 bits instead of 32."""
         points = set(self.plan.points)
         for node in sharing:
             for place, value in enumerate(moved_inputs(node)):

@@ -12,7 +12,22 @@ from kdedge.exporters.quantize.wiring import FOLDED, attribute, constant, folded
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Operators that only move values (or pick the largest): what comes out is among what went in, or zero.
 MOVING = frozenset(
-    {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Split", "Gather", "Identity", "Dropout", "Concat", "Resize"}
+    {
+        "MaxPool",
+        "Reshape",
+        "Flatten",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Pad",
+        "Split",
+        "Gather",
+        "Identity",
+        "Dropout",
+        "Concat",
+        "Resize",
+    }
 )
 FIXED_RANGE: dict[str, tuple[float, float]] = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 # Operators that other kernels than convolutions may run on integers.
@@ -124,7 +139,9 @@ def _longer(sides: tuple[Any, ...], order: dict[Any, int], transparent: frozense
 
 
 def _distances(value: Any, order: dict[Any, int], transparent: frozenset[str]) -> dict[Any, tuple[int, int]]:
-    """Longest path, as (weighted nodes, nodes), from each ancestor to `value`. Nodes are visited once, latest first: then every path to them is known."""
+    """Longest path, as (weighted nodes, nodes), from each ancestor to `value`.
+
+    Nodes are visited once, latest first: all paths from them are known then."""
     longest: dict[Any, tuple[int, int]] = {value: (0, 0)}
     waiting: list[tuple[int, Any]] = []
     queued: set[Any] = set()

@@ -71,15 +71,3 @@ def folded_into(value: Any) -> Any:
             break
         value = uses[0].node.outputs[0]
     return value
-
-
-def unfolded(value: Any) -> Any:
-    """The way back: the kernel's own output behind a chain of folded activations."""
-    while True:
-        producer = value.producer()
-        if producer is None or producer.op_type not in FOLDED:
-            return value
-        before = producer.inputs[0]
-        if len(before.uses()) != 1 or before.is_graph_output():
-            return value
-        value = before

@@ -24,8 +24,10 @@ def register(app: typer.Typer) -> None:
         quiet: QuietOption = False,
     ) -> None:
         """Judge a run by a policy; what was measured before is read from the workspace, not measured again."""
+        import json
+
         from kdedge.cli.running import run_recipe
         from kdedge.recipe_file import load_rules
 
-        rules = [f"gate={load_rules(policy)}"] if policy else []
+        rules = [f"gate={json.dumps(load_rules(policy))}"] if policy else []
         raise typer.Exit(run_recipe(recipe, "bundle", workspace, on, [*(set_ or ()), *rules], False, as_json, quiet))

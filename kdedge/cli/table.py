@@ -17,8 +17,8 @@ def print_result(result: RunResult) -> None:
     for name in ("teacher", "student"):
         if name in scores:
             model = result.student if name == "student" else None
-            size = f", {model.parameters:,} parameters" if model and model.parameters else ""
-            console.print(f"{name}: {result.task_metric} {interval(scores[name])}{size}", markup=False)
+            parameters = f", {model.parameters:,} parameters" if model and model.parameters else ""
+            console.print(f"{name}: {result.task_metric} {interval(scores[name])}{parameters}", markup=False)
     if "agreement_teacher" in scores:
         console.print(f"the student agrees with the teacher on {interval(scores['agreement_teacher'])} of the test examples", markup=False)
     if result.cells:

@@ -1,4 +1,4 @@
-"""Where a training run stands, on disk: written atomically, checked when read, with the one before kept."""
+"""Where a training run stands and what it ends in, on disk: written atomically; a checkpoint is checked when read, with the one before kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from kdedge.progress import message
 
@@ -27,11 +29,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
-    with (folder / _PARTIAL).open("wb") as handle:
-        handle.write(hashlib.sha256(content).digest())
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
+    _write(folder / _PARTIAL, hashlib.sha256(content).digest(), content)
     if (folder / _NEWEST).exists():
         (folder / _NEWEST).replace(folder / _PREVIOUS)
     (folder / _PARTIAL).replace(folder / _NEWEST)
@@ -48,10 +46,32 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
     return None
 
 
+def write_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Write what is left of a finished run as safetensors: whole or not at all, and the same bytes for the same state.
+
+    Made in memory and written under a name that the next attempt uses again: a kill leaves nothing behind that nobody removes.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    # Each tensor on its own and in order of rows: tied tensors are written twice, and no memory layout of training reaches the file.
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    _write(path.parent / _PARTIAL, safetensors.torch.save(tensors))
+    (path.parent / _PARTIAL).replace(path)
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Remove what is only there to resume."""
     for name in (_NEWEST, _PREVIOUS, _PARTIAL):
         (folder / name).unlink(missing_ok=True)
+
+
+def _write(path: Path, *parts: bytes | memoryview) -> None:
+    with path.open("wb") as handle:
+        for part in parts:
+            handle.write(part)
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 def _read(path: Path) -> dict[str, Any] | None:

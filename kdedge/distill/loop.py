@@ -15,14 +15,14 @@ from kdedge.artifact import Encoder, ModelFiles, PreparedData
 from kdedge.data import open_examples
 from kdedge.distill.average import Average
 from kdedge.distill.batches import Batch, Batches, Plan, ahead
-from kdedge.distill.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from kdedge.distill.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_weights
 from kdedge.distill.metrics import TermLog
 from kdedge.distill.optimizer import build_optimizer, learning_rate, set_learning_rate
 from kdedge.distill.seeding import derived, reproducible, seed_everything
 from kdedge.distill.spec import TrainingSpec
 from kdedge.distill.step import Guide, Step, place
 from kdedge.errors import TrainingError
-from kdedge.models.load import Model, build, check_classes, count_parameters, save_weights
+from kdedge.models.load import Model, build, check_classes, count_parameters
 from kdedge.models.spec import ModelSpec
 from kdedge.progress import advance
 
@@ -67,7 +67,8 @@ def train(
     """Train a model on the training split and write `model.safetensors` and `metrics.jsonl` into `folder`.
 
     All randomness is a pure function of the seed (the recipe's, or the section's own) and the step, so that a run that was killed goes on from
-    its last checkpoint and ends in the same bytes. `what` is what progress calls this run.
+    its last checkpoint and ends in the same bytes (on the same number of threads, by which sums are split). `what` is what progress calls
+    this run. Several processes (`torchrun`, `accelerate launch`) share `folder`; the first of them writes.
 
     Raises:
         TrainingError: the model cannot be trained, class counts differ, or a loss is no number (the last good checkpoint is kept).
@@ -176,13 +177,9 @@ class _Run:
                 self.step += 1
                 self._after_step()
         self._check_weights()
-        if self.average is not None:
-            self.model.load_state_dict(self.average.state)
         if self.accelerator.is_main_process:
             self.log.write(self.folder / METRICS)
-            partial = self.folder / "model.partial"
-            save_weights(self.model, partial)
-            partial.replace(self.folder / WEIGHTS)
+            write_weights(self.average.state if self.average is not None else self.model.state_dict(), self.folder / WEIGHTS)
 
     def _update(self, batch: Batch) -> None:
         # Dropout and whatever else a model draws in this step depends on nothing before it.

@@ -35,7 +35,8 @@ def reproducible() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     # cuBLAS is deterministic only with a fixed workspace, which it reads when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng():
+    # Only the CPU's generator is put back: reading a GPU's would start a context on every GPU of the machine.
+    with torch.random.fork_rng(devices=[]):
         try:
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.benchmark = False

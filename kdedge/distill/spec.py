@@ -13,7 +13,7 @@ from kdedge.distill.losses import LOSSES
 from kdedge.distill.signature import Signature, signature_of
 from kdedge.errors import RecipeError
 from kdedge.models.spec import ModelSpec
-from kdedge.recipe import TrainSection
+from kdedge.recipe import DistillSection, TrainSection
 
 # What a loss may ask for by the names of its arguments, besides `student_OUTPUT` and `teacher_OUTPUT` for any output of the models.
 PLAIN_TENSORS = ("labels", "label_losses")
@@ -73,20 +73,22 @@ def terms_of(section: TrainSection, has_teacher: bool) -> tuple[TermSpec, ...]:
 
     Raises:
         RecipeError: an unknown loss or parameter (with the nearest known one), a value of the wrong type, or a term that needs a teacher
-            where there is none. The message starts with the key (`losses[1].temperature`).
+            where there is none. The message starts with the recipe's key (`distill.losses[1].temperature`).
     """
+    losses = "distill.losses" if isinstance(section, DistillSection) else "teacher.train.losses"
     if not section.losses:
-        raise RecipeError(f"losses: is empty, so there is nothing to learn (allowed: {_known_losses()})")
+        raise RecipeError(f"{losses}: is empty, so there is nothing to learn (allowed: {_known_losses()})")
     terms: list[TermSpec] = []
     for index, entry in enumerate(section.losses):
-        term = _term(entry, f"losses[{index}]")
+        key = f"{losses}[{index}]"
+        term = _term(entry, key)
         if term.needs_teacher and not has_teacher:
-            raise RecipeError(f"losses[{index}]: `{term.name}` compares with a teacher, and there is none here (without one: {_without_teacher()})")
+            raise RecipeError(f"{key}: `{term.name}` compares with a teacher, and there is none here (without one: {_without_teacher()})")
         if term.name in {earlier.name for earlier in terms}:
-            raise RecipeError(f"losses[{index}]: `{term.name}` is there already: give each loss once, with the sum of its weights")
+            raise RecipeError(f"{key}: `{term.name}` is there already: give each loss once, with the sum of its weights")
         terms.append(term)
     if not any(term.weight > 0 for term in terms):
-        raise RecipeError("losses: every weight is 0, so there is nothing to learn")
+        raise RecipeError(f"{losses}: every weight is 0, so there is nothing to learn")
     return tuple(terms)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
@@ -43,6 +44,11 @@ def _member(spec: TeacherSpec, data: PreparedData, seed: int, folder: Path) -> M
     if spec.training is not None:
         with accelerated(spec.training.section.precision) as accelerator:
             return train(accelerator, spec.model, spec.training, data, seed, folder=folder, what="teacher")
-    files = take(spec.model, data, folder=folder)
+    with accelerated("fp32") as accelerator, accelerator.main_process_first():
+        if accelerator.is_main_process:
+            # A killed attempt may have left half a file here.
+            shutil.rmtree(folder)
+            folder.mkdir()
+        files = take(spec.model, data, folder=folder)
     Teacher(TeacherFiles((files,), (1.0,)), data.task.load().logits).check(data)
     return files

@@ -108,7 +108,9 @@ def check_classes(model: Model, spec: ModelSpec) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(*inputs)[LOGITS]
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+    except KdedgeError:
+        raise
+    except Exception as error:  # The model may be anybody's code, and each has its own way to refuse a size.
         shapes = ", ".join(f"{each.name} {list(tensor.shape)}" for each, tensor in zip(spec.inputs, inputs, strict=True))
         raise ModelError(f"model `{spec.name}` cannot be run on {shapes}: {type(error).__name__}: {error}") from error
     model.train(training)

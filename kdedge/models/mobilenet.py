@@ -64,7 +64,7 @@ class MobileNetV2(nn.Module):
         self.linear = nn.Linear(last, classes)
         for module in self.features.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 

@@ -88,7 +88,10 @@ def _open(path: Path) -> Any:
     try:
         model = ir.load(path)
     except Exception as error:  # protobuf's DecodeError, and whatever a broken graph makes of onnx-ir.
-        raise ModelError(f"{path} is not an ONNX file: {str(error).strip().partition(chr(10))[0][:200]}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ModelError(f"{path} is not an ONNX file that can be read: {str(cause).strip().partition(chr(10))[0][:200]}") from error
     if not model.graph.outputs or not model.graph.opset_imports:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph with outputs")
     return model

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from kdedge.recipe_file.reading import load_recipe, recipe_schema
+from kdedge.recipe_file.rules import load_rules
 
-__all__ = ["load_recipe", "recipe_schema"]
+__all__ = ["load_recipe", "load_rules", "recipe_schema"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kdedge.artifact import Artifact, Estimate
+from kdedge.artifact import Artifact
+from kdedge.estimate import Estimate
 
 
 def interval(estimate: Estimate | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from kdedge.artifact import Cell, Estimate, ImportPath
+from kdedge.artifact import Cell, ImportPath
 from kdedge.errors import MissingExtra
+from kdedge.estimate import Estimate
 from kdedge.fidelity.attribution import Step, attribute
 from kdedge.gate import CellVerdict, GateVerdict
 from kdedge.report import figures
@@ -80,8 +81,8 @@ def _summary(result: RunResult) -> tuple[str, ...]:
 
 
 def _results(result: RunResult) -> Section:
-    head = ("artifact", "device", result.task_metric, "same answer as student", "same answer as teacher", "KL to student", "SQNR", "median latency")
-    head += ("p90", "size", "peak memory", "ran as", "status")
+    head: tuple[str, ...] = ("artifact", "device", result.task_metric, "same answer as student", "same answer as teacher", "KL to student")
+    head += ("SQNR", "median latency", "p90", "size", "peak memory", "ran as", "status")
     verdicts = {id(one.cell): one for one in result.verdict.cells} if result.verdict else {}
     rows = tuple(_row(cell, verdicts.get(id(cell))) for cell in result.cells)
     text = (
@@ -113,7 +114,7 @@ def _row(cell: Cell, verdict: CellVerdict | None) -> tuple[TableCell, ...]:
 
 
 def _attribution(result: RunResult, task: ImportPath) -> Section:
-    rows = []
+    rows: list[tuple[TableCell, ...]] = []
     for cell in result.cells:
         if cell.fidelity.status != "ok":
             continue

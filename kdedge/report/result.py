@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.artifact import Artifact, Cell, DeviceIdentity, Estimate, ModelFiles, References, TeacherFiles
+from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
 from kdedge.bundle.pack import Bundle
+from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
 
 

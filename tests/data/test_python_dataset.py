@@ -13,7 +13,7 @@ from kdedge.errors import DataError, KdedgeError
 
 @pytest.fixture(autouse=True)
 def _datasets_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
 
 
 def found(name: str, folder: Path, split: str = "train", limit: int | None = None) -> ReadSplit:

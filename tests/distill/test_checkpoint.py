@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from kdedge.distill.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from kdedge.distill.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint, write_weights
 
 
 def _state(step: int) -> dict[str, object]:
@@ -46,13 +48,11 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_holds_code_is_not_executed(tmp_path: Path) -> None:
-    import hashlib
-
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
-    payload = pickle.dumps({"run": "a", "step": 1, "trap": Trap()})
+    payload = pickle.dumps({"run": "a", "step": 1, "trap": Trap()}, protocol=2)
     (tmp_path / "checkpoint.bin").write_bytes(hashlib.sha256(payload).digest() + payload)
     assert _step(tmp_path) is None
     assert not (tmp_path / "sprung").exists()
@@ -72,3 +72,12 @@ def test_a_full_disk_is_an_oserror_and_leaves_what_was_saved(tmp_path: Path) -> 
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, _state(2))
     assert _step(tmp_path) == 1
+
+
+def test_weights_are_the_same_bytes_whatever_the_layout_and_sharing_of_their_memory(tmp_path: Path) -> None:
+    table = torch.arange(24.0).reshape(1, 2, 3, 4)
+    write_weights({"a": table, "b": table.clone()}, tmp_path / "plain.safetensors")
+    write_weights({"b": (shared := table.contiguous(memory_format=torch.channels_last)), "a": shared}, tmp_path / "other.safetensors")
+    assert (tmp_path / "plain.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+    assert torch.equal(load_file(tmp_path / "plain.safetensors")["b"], table)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.safetensors", "plain.safetensors"]

@@ -36,24 +36,24 @@ def test_a_training_spec_keeps_section_terms_and_augmentation() -> None:
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ([{"kdd": 1.0}], "losses[0].kdd: unknown loss; did you mean `kd`? (allowed: ce, kd, or your own as module:function)"),
+        ([{"kdd": 1.0}], "distill.losses[0].kdd: unknown loss; did you mean `kd`? (allowed: ce, kd, or your own as module:function)"),
         (
             [{"ce": 0.1}, {"kd": 9.0, "temperatur": 2}],
-            "losses[1].temperatur: unknown key; did you mean `temperature`? (allowed: kd, temperature, standardize)",
+            "distill.losses[1].temperatur: unknown key; did you mean `temperature`? (allowed: kd, temperature, standardize)",
         ),
-        ([{"kd": 1.0, "temperature": "hot"}], "losses[0].temperature: must be a number (as the default, 4.0), not 'hot'"),
-        ([{"kd": 1.0, "temperature": True}], "losses[0].temperature: must be a number"),
-        ([{"kd": 1.0, "temperature": 0}], "losses[0].temperature: must be greater than 0, not 0"),
-        ([{"kd": 1.0, "standardize": 1}], "losses[0].standardize: must be true or false"),
-        ([{"kd": "much"}], "losses[0].kd: a weight is a number of at least 0, not 'much'"),
-        ([{"kd": -1.0}], "losses[0].kd: a weight is a number of at least 0, not -1.0"),
-        ([{"kd": float("nan")}], "losses[0].kd: a weight is a number of at least 0, not nan"),
-        ([{"kd": 1.0, "ce": 1.0}], "losses[0]: names 2 losses (kd, ce)"),
-        ([{"kd": 1.0}, {"kd": 2.0}], "losses[1]: `kd` is there already"),
-        ([{}], "losses[0]: is empty"),
-        ([], "losses: is empty"),
-        ([{"ce": 0.0}], "losses: every weight is 0"),
-        ([{"nowhere.at_all:loss": 1.0}], "losses[0]: `nowhere.at_all:loss`: there is no module `nowhere.at_all`"),
+        ([{"kd": 1.0, "temperature": "hot"}], "distill.losses[0].temperature: must be a number (as the default, 4.0), not 'hot'"),
+        ([{"kd": 1.0, "temperature": True}], "distill.losses[0].temperature: must be a number"),
+        ([{"kd": 1.0, "temperature": 0}], "distill.losses[0].temperature: must be greater than 0, not 0"),
+        ([{"kd": 1.0, "standardize": 1}], "distill.losses[0].standardize: must be true or false"),
+        ([{"kd": "much"}], "distill.losses[0].kd: a weight is a number of at least 0, not 'much'"),
+        ([{"kd": -1.0}], "distill.losses[0].kd: a weight is a number of at least 0, not -1.0"),
+        ([{"kd": float("nan")}], "distill.losses[0].kd: a weight is a number of at least 0, not nan"),
+        ([{"kd": 1.0, "ce": 1.0}], "distill.losses[0]: names 2 losses (kd, ce)"),
+        ([{"kd": 1.0}, {"kd": 2.0}], "distill.losses[1]: `kd` is there already"),
+        ([{}], "distill.losses[0]: is empty"),
+        ([], "distill.losses: is empty"),
+        ([{"ce": 0.0}], "distill.losses: every weight is 0"),
+        ([{"nowhere.at_all:loss": 1.0}], "distill.losses[0]: `nowhere.at_all:loss`: there is no module `nowhere.at_all`"),
     ],
 )
 def test_a_wrong_loss_is_refused_with_its_key_and_what_is_allowed(losses: list[dict[str, Any]], message: str) -> None:
@@ -63,8 +63,13 @@ def test_a_wrong_loss_is_refused_with_its_key_and_what_is_allowed(losses: list[d
 
 
 def test_a_term_that_compares_with_a_teacher_is_refused_where_there_is_none() -> None:
-    with pytest.raises(RecipeError, match=r"losses\[1\]: `kd` compares with a teacher, and there is none here \(without one: ce\)"):
+    with pytest.raises(RecipeError, match=r"distill\.losses\[1\]: `kd` compares with a teacher, and there is none here \(without one: ce\)"):
         _terms({"ce": 1.0}, {"kd": 1.0}, teacher=False)
+
+
+def test_an_error_in_a_teachers_training_names_the_teachers_key() -> None:
+    with pytest.raises(RecipeError, match=r"^teacher\.train\.losses\[0\]: `kd` compares with a teacher"):
+        terms_of(TrainSection(losses=({"kd": 1.0},)), False)
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_users_loss_is_checked_without_importing_it(module: str) -> None:
     (term,) = _terms({f"{module}:margin": 2, "size": 1}, teacher=False)
     assert (term.name, term.weight, term.tensors, term.parameters) == (f"{module}:margin", 2.0, ("student_logits", "labels"), {"size": 1})
-    with pytest.raises(RecipeError, match=rf"losses\[0\]\.sise: unknown key; did you mean `size`\? \(allowed: {module}:margin, size, limit\)"):
+    with pytest.raises(RecipeError, match=rf"\.sise: unknown key; did you mean `size`\? \(allowed: {module}:margin, size, limit\)"):
         _terms({f"{module}:margin": 2, "sise": 1})
 
 
@@ -102,3 +107,11 @@ def test_reading_a_recipes_losses_imports_no_torch() -> None:
         "training_spec(DistillSection(), has_teacher=True, augment=()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["torch", "accelerate"])
+@pytest.mark.parametrize("stage", ["trainer", "teacher"])
+def test_a_stage_without_its_libraries_names_the_extra_that_brings_them(missing: str, stage: str) -> None:
+    code = f"import sys; sys.modules['{missing}'] = None; import kdedge.distill.{stage}"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert f"training needs `{missing}`, which is not installed; it comes with: pip install 'kdedge[train]'" in done.stderr.splitlines()[-1]

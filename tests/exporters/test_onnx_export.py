@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from kdedge.artifact import Dimension, FloatGraph, ImageEncoder, TensorSpec, TextEncoder
 from kdedge.errors import ExportError
-from kdedge.exporters.equivalence import run, verify_against_module
+from kdedge.exporters.equivalence import run
 from kdedge.exporters.examples import random_feed, sizes_to_check
 from kdedge.exporters.model_file import load_model
-from kdedge.exporters.onnx import export_module
+from kdedge.exporters.torch_module import export_module, verify_against_module
 
 BATCH = Dimension("batch", 1, 8, 64)
 LENGTH = Dimension("length", 1, 8, 16)
@@ -159,7 +159,7 @@ class BakedBatch(nn.Module):
 
 
 def test_a_frozen_batch_size_is_found(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="student `tiny`: its batch is frozen at 8 .*`image`"):
+    with pytest.raises(ExportError, match=r"student `tiny`: its batch is frozen at 8 .*`image`"):
         exported(BakedBatch(), tmp_path / "model.onnx")
 
 
@@ -199,7 +199,9 @@ def test_a_value_that_depends_on_the_batch_is_named(tmp_path: Path) -> None:
 
     inputs = (TensorSpec("x", "float32", (BATCH, 4)),)
     feeds = [random_feed(inputs, {"batch": batch}) for batch in (2, 3)]
-    with pytest.raises(ExportError, match=r"differs from the torch model by 0\.\d+ \(allowed 0.001 of its scale\) at batch 3 but not at batch 2: .* `culprit`"):
+    with pytest.raises(
+        ExportError, match=r"differs from the torch model by 0\.\d+ \(allowed 0.001 of its scale\) at batch 3 but not at batch 2: .* `culprit`"
+    ):
         verify_against_module(load_model(tmp_path / "mixed.onnx"), Wanted(), inputs, feeds, "tiny")
 
 
@@ -209,7 +211,7 @@ class NoOnnx(nn.Module):
 
 
 def test_an_operator_without_onnx_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="student `tiny`: torch cannot export it to ONNX: .*linalg_eig") as caught:
+    with pytest.raises(ExportError, match=r"student `tiny`: torch cannot export it to ONNX: .*linalg_eig") as caught:
         exported(NoOnnx(), tmp_path / "model.onnx")
     assert "\n" not in str(caught.value)
     assert "/" not in str(caught.value)

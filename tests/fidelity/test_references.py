@@ -120,6 +120,21 @@ def test_an_ensemble_is_the_weighted_mean_of_its_members(images: PreparedData, t
     assert special.softmax(np.load(found.teacher["logits"]), axis=1) == pytest.approx(mean, abs=1e-5)
 
 
+def test_an_ensemble_says_here_what_it_says_in_training(images: PreparedData, tmp_path: Path) -> None:
+    from kdedge.distill.ensemble import Teacher
+
+    student = model(images, "cnn", tmp_path / "s", 1, width=4, stages=1)
+    files = TeacherFiles(tuple(model(images, "cnn", tmp_path / f"t{seed}", seed, width=8, stages=1) for seed in (2, 3)), (0.25, 0.75))
+    (tmp_path / "out").mkdir()
+    found = reference_outputs(files, student, images, folder=tmp_path / "out")
+    assert found.teacher is not None
+    examples = open_examples(images.splits["test"])
+    arrays = encode(images.encoder, examples.raw(np.arange(IMAGES)))
+    given = {images.encoder: {name: torch.from_numpy(values) for name, values in arrays.items()}}
+    trained_with = Teacher(files, "logits").outputs(given)["logits"].numpy()
+    assert np.load(found.teacher["logits"]) == pytest.approx(trained_with, abs=1e-5)
+
+
 def test_the_same_models_give_the_same_bytes(images: PreparedData, tmp_path: Path) -> None:
     student = model(images, "cnn", tmp_path / "s", width=4, stages=1)
     written = []

@@ -216,7 +216,7 @@ class _Engine:
         self.num_io_tensors = len(self.ports)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.ports)[index]
+        return str(list(self.ports)[index])
 
     def get_tensor_dtype(self, name: str) -> Any:
         types = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64", "tensor(double)": "DOUBLE"}
@@ -334,7 +334,7 @@ class Graphs:
             "w_q": np.clip(np.round(self.weight / scale[:, None, None, None]), -127, 127).astype(np.int8),
             "w_scale": scale,
             "w_zero": np.zeros(8, np.int8),
-            "x_scale": np.float32(0.02).reshape(()),
+            "x_scale": np.asarray(0.02, np.float32),
             "x_zero": np.asarray(zero, np.uint8 if unsigned else np.int8),
         }
         nodes = [

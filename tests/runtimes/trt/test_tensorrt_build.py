@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,9 +16,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdedge.runtimes import tensorrt_build
+from kdedge.runtimes import tensorrt_build, tensorrt_library
 from kdedge.runtimes.errors import NotAvailable, RuntimeFailure
-from kdedge.runtimes.tensorrt_build import BuildRefused, BuildSettings, build, check, load_module, make_logger
+from kdedge.runtimes.tensorrt_build import BuildRefused, BuildSettings, build, check
+from kdedge.runtimes.tensorrt_library import load_module, make_logger
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -162,7 +165,7 @@ def test_tensorrt_8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         load_module()
     old.__version__ = "10.3.0"  # type: ignore[attr-defined]
     assert load_module() is old
-    old.__version__ = "11.4.1"  # type: ignore[attr-defined]
+    old.__version__ = "11.4.1"
     assert load_module("tensorrt") is old
 
 
@@ -170,7 +173,7 @@ def test_a_module_that_does_not_load_is_not_called_missing(tmp_path: Path, monke
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(NotAvailable, match="tensorrt is installed but does not load: libnvinfer.so.10"):
+    with pytest.raises(NotAvailable, match=r"tensorrt is installed but does not load: libnvinfer.so.10"):
         load_module("tensorrt")
     assert load_module() is rtx  # the next one is tried
 
@@ -220,8 +223,36 @@ def test_the_logger_keeps_each_text_once_and_no_source_addresses() -> None:
         logger.log("Severity.WARNING", "onnxOpImporters.cpp:1980: UINT8 is not here")
     logger.log("Severity.VERBOSE", "not kept")
     logger.log("Severity.ERROR", "[checkMacros.cpp::catchCudaError::250] Cuda Runtime (cudaError 35: driver)")
-    assert tensorrt_build.said(logger, "WARNING") == ["UINT8 is not here"]
-    assert tensorrt_build.said(logger, "ERROR", "VERBOSE") == []
+    assert tensorrt_library.said(logger, "WARNING") == ["UINT8 is not here"]
+    assert tensorrt_library.said(logger, "ERROR", "VERBOSE") == []
+
+
+def test_a_refused_graph_leaves_no_builder_to_the_garbage_collector(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection inside TensorRT's logger that destroys an old builder waits for TensorRT's own lock for ever."""
+    made: list[Any] = []
+    dropped: list[int] = []
+
+    real: Any = rtx.Builder
+
+    class Builder(real):  # type: ignore[misc]
+        def __init__(self, logger: Any) -> None:
+            super().__init__(logger)
+            made.append(weakref.ref(self, lambda _: dropped.append(gc.isenabled())))
+
+    module = SimpleNamespace(**{name: getattr(rtx, name) for name in dir(rtx) if not name.startswith("_")} | {"Builder": Builder})
+    module.__name__, module.__version__ = "tensorrt_rtx", rtx.__version__
+    gc.disable()
+    try:
+        with pytest.raises(BuildRefused) as caught:
+            build(module, str(graphs.quantized(bias="int32")), settings())
+        assert [reference() for reference in made] == [None], "it is gone although the exception is still held"
+        assert caught.value.problems
+    finally:
+        gc.enable()
+    with pytest.raises(BuildRefused):
+        build(module, str(graphs.quantized(bias="int32")), settings())
+    assert dropped == [False, False]
+    assert gc.isenabled()
 
 
 def run_check(*arguments: str) -> tuple[int, dict[str, Any]]:

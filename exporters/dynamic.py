@@ -1,0 +1,155 @@
+"""int8-dynamic: integer weights now, activation ranges measured at each inference. No calibration, made for transformers on ONNX Runtime.
+
+A linear layer x W + b with constant W becomes
+
+    q, s, z = DynamicQuantizeLinear(x)                 uint8, one scale and zero point for the whole tensor
+    y = Cast(MatMulInteger(q, Wq, z)) * (s * Sw) + b   Wq int8, symmetric, one scale Sw an output channel
+
+which ONNX Runtime fuses into one kernel. Large embedding tables become int8 with a scale a column. What multiplies two activations
+(attention) stays float. Because ranges are measured over the whole input tensor, an example's output depends slightly on its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from kdedge.errors import ExportError
+from kdedge.exporters.model_file import constant, infer_shapes, tidy
+
+#: Symmetric weights use -127..127. 8 bits can saturate the 16-bit sums of x86 machines older than VNNI.
+LARGEST_INTEGER = 127
+#: Smaller tables are not worth an extra node.
+SMALLEST_TABLE = 1024
+
+BATCH_NOTE = "activation ranges are measured over each call's whole batch: an example's outputs depend slightly on what it is batched with"
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DynamicallyQuantized:
+    """The rewritten graph, the nodes that now compute with integer weights, and what a person should know."""
+
+    model: ir.Model
+    nodes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def quantize_dynamically(model: ir.Model) -> DynamicallyQuantized:
+    """A copy of `model` with integer weights in each linear layer and large embedding table.
+
+    Raises:
+        ExportError: there is no linear layer to quantize.
+    """
+    copy = infer_shapes(tidy(model.clone()))
+    rewriter = _Rewriter(copy.graph)
+    done: list[str] = []
+    for node in list(copy.graph):
+        if node.domain:
+            continue
+        if (node.op_type in ("MatMul", "Gemm") and rewriter.linear(node)) or (node.op_type == "Gather" and rewriter.table(node)):
+            done.append(str(node.name))
+    if not any(rewriter.quantized.values()):
+        raise ExportError("int8-dynamic needs linear layers with constant weights, and this graph has none; convolutions take `int8`")
+    convolutions = sum(node.op_type in ("Conv", "ConvTranspose") for node in copy.graph)
+    notes = [BATCH_NOTE, *([f"{convolutions} convolutions stay float32: their integer form is slower; use `int8` for them"] if convolutions else [])]
+    return DynamicallyQuantized(infer_shapes(tidy(copy)), tuple(done), tuple(notes))
+
+
+class _Rewriter:
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.quantized: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
+
+    def linear(self, node: ir.Node) -> bool:
+        """Rewrite one MatMul or Gemm with a constant matrix."""
+        weight = constant(node.inputs[1])
+        factors = [node.attributes[name].as_float() for name in ("alpha", "beta") if name in node.attributes]
+        transposed = {name: name in node.attributes and node.attributes[name].as_int() == 1 for name in ("transA", "transB")}
+        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or any(factor != 1 for factor in factors) or transposed["transA"]:
+            return False
+        matrix = np.ascontiguousarray(weight.T) if transposed["transB"] else weight
+        integers, scales = quantize_columns(matrix)
+        name = str(node.name)
+        activation, scale, zero = self._quantize_activation(node)
+        weights = self._constant(f"{name}/weight_int8", integers)
+        product = self._node(
+            node, "MatMulInteger", [activation, weights, zero, self._constant(f"{name}/weight_zero", np.zeros((), np.int8))], f"{name}/integer"
+        )
+        real = self._node(node, "Cast", [product], f"{name}/real", {"to": int(ir.DataType.FLOAT)})
+        both = self._node(node, "Mul", [scale, self._constant(f"{name}/weight_scale", scales)], f"{name}/scale")
+        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+        result = self._node(node, "Mul", [real, both], f"{name}/scaled")
+        if bias is not None:
+            result = self._node(node, "Add", [result, bias], f"{name}/biased")
+        self._replace(node, result)
+        return True
+
+    def table(self, node: ir.Node) -> bool:
+        """Rewrite one embedding: rows of a constant table [n, d] picked by index."""
+        held = constant(node.inputs[0])
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        indices = node.inputs[1]
+        if (
+            held is None
+            or held.dtype != np.float32
+            or held.ndim != 2
+            or axis != 0
+            or held.size < SMALLEST_TABLE
+            or indices is None
+            or indices.shape is None
+        ):
+            return False
+        integers, scales = quantize_columns(held)
+        name = str(node.name)
+        rows = self._node(node, "Gather", [self._constant(f"{name}/table_int8", integers), indices], f"{name}/rows", {"axis": 0})
+        held_scales, zeros = self._constant(f"{name}/table_scale", scales), self._constant(f"{name}/table_zero", np.zeros(len(scales), np.int8))
+        result = self._node(node, "DequantizeLinear", [rows, held_scales, zeros], f"{name}/real", {"axis": indices.shape.rank()})
+        self._replace(node, result)
+        return True
+
+    def _quantize_activation(self, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The integers, scale and zero point of a layer's input, measured once however many layers read it."""
+        source = node.inputs[0]
+        if source is None:
+            raise ExportError(f"`{node.name}` has no first input")
+        if source not in self.quantized:
+            made = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}/quantize")
+            for value, what in zip(made.outputs, ("integers", "scale", "zero"), strict=True):
+                value.name = f"{source.name}/{what}"
+            self.graph.insert_before(node, made)
+            self.quantized[source] = (made.outputs[0], made.outputs[1], made.outputs[2])
+        return self.quantized[source]
+
+    def _node(self, before: ir.Node, operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, Any] | None = None) -> ir.Value:
+        node = ir.node(operator, inputs, attributes or {}, num_outputs=1, name=name)
+        node.outputs[0].name = name
+        self.graph.insert_before(before, node)
+        output: ir.Value = node.outputs[0]
+        return output
+
+    def _constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        value = ir.val(name, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=name))
+        self.graph.register_initializer(value)
+        return value
+
+    def _replace(self, node: ir.Node, result: ir.Value) -> None:
+        old = node.outputs[0]
+        name, is_output = str(old.name), old.is_graph_output()
+        old.replace_all_uses_with(result, replace_graph_outputs=is_output)
+        self.graph.remove(node, safe=True)
+        result.name, result.shape, result.type = name, old.shape, old.type
+
+
+def quantize_columns(matrix: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """Symmetric int8 with one scale a column of [n, m]: integers [n, m] and scales [m], max|w| / 127; a column of zeros has the scale 1."""
+    largest = np.abs(matrix).max(axis=0)
+    scales = np.where(largest > 0, largest / LARGEST_INTEGER, 1).astype(np.float32)
+    # A denormal column would give a scale of zero and integers that overflow.
+    scales = np.maximum(scales, np.finfo(np.float32).tiny)
+    return np.clip(np.rint(matrix / scales), -LARGEST_INTEGER, LARGEST_INTEGER).astype(np.int8), scales

@@ -1,0 +1,219 @@
+"""What the validator of each dialect refuses: a good file is broken in one place, and that place is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from small_graphs import lowered, option_a, residual
+
+from kdedge.errors import DialectError, ExportError
+from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT as ONNXRUNTIME
+from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
+from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
+from kdedge.exporters.dialects.validate import validate
+
+
+def set_constant(name: str, change: Callable[[Any], Any]) -> Callable[[onnx.ModelProto], None]:
+    def apply(model: onnx.ModelProto) -> None:
+        held = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        held.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(held).copy())), name))
+
+    return apply
+
+
+def both(*changes: Callable[[onnx.ModelProto], None]) -> Callable[[onnx.ModelProto], None]:
+    def apply(model: onnx.ModelProto) -> None:
+        for change in changes:
+            change(model)
+
+    return apply
+
+
+def rewire(node: str, place: int, source: str) -> Callable[[onnx.ModelProto], None]:
+    def apply(model: onnx.ModelProto) -> None:
+        next(one for one in model.graph.node if one.name == node).input[place] = source
+
+    return apply
+
+
+def set_opset(version: int) -> Callable[[onnx.ModelProto], None]:
+    def apply(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version = version
+
+    return apply
+
+
+def set_ir(version: int) -> Callable[[onnx.ModelProto], None]:
+    def apply(model: onnx.ModelProto) -> None:
+        model.ir_version = version
+
+    return apply
+
+
+def move_axis(node: str, axis: int) -> Callable[[onnx.ModelProto], None]:
+    def apply(model: onnx.ModelProto) -> None:
+        found = next(one for one in model.graph.node if one.name == node)
+        found.attribute[0].i = axis
+
+    return apply
+
+
+def output_integers(model: onnx.ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("stem_relu_quantized", TensorProto.UINT8, None))
+
+
+def add_dynamic(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["logits"], ["q", "s", "z"], name="dynamic"))
+    model.graph.output.append(helper.make_tensor_value_info("q", TensorProto.UINT8, None))
+
+
+def add_foreign(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Gelu", ["logits"], ["gelu"], name="foreign", domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.output.append(helper.make_tensor_value_info("gelu", TensorProto.FLOAT, None))
+
+
+def integers_to_relu(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Neg", ["stem_relu_quantized"], ["minus"], name="negate"))
+    model.graph.output.append(helper.make_tensor_value_info("minus", TensorProto.INT8, None))
+
+
+def shifted(scale: Any) -> Any:
+    return scale * np.float32(1.5)
+
+
+BROKEN = {
+    "tensorrt: a zero point that is not 0": (
+        TENSORRT,
+        set_constant("stem_relu_zero_point", lambda zero: zero + 3),
+        r"`stem_relu_QuantizeLinear` \(QuantizeLinear\): the zero point is 3, this dialect wants 0",
+    ),
+    "tensorrt: uint8 activations": (
+        TENSORRT,
+        set_constant("stem_relu_zero_point", lambda zero: zero.astype(np.uint8)),
+        "`stem_relu_QuantizeLinear`.*the type is uint8, this dialect wants int8",
+    ),
+    "tensorrt: a scale of 0": (TENSORRT, set_constant("stem_relu_scale", lambda scale: scale * 0), "must be finite and positive, found 0"),
+    "tensorrt: a scale that is negative": (TENSORRT, set_constant("stem_relu_scale", lambda scale: -scale), "must be finite and positive, found -"),
+    "tensorrt: a scale that is not finite": (TENSORRT, set_constant("a1.weight_scale", lambda scale: scale * np.inf), "positive, found inf"),
+    "tensorrt: a scale that float16 flushes": (
+        TENSORRT,
+        set_constant("a1.weight_scale", lambda scale: np.where(np.arange(len(scale)) == 2, np.float32(3e-5), scale)),
+        "`a1.weight_QuantizeLinear`.*3e-05.*no normal number in float16",
+    ),
+    "tensorrt: a scale that float16 cannot hold": (
+        TENSORRT,
+        set_constant("stem_relu_scale", lambda scale: np.float32(1e6)),
+        "no normal number in float16",
+    ),
+    "tensorrt: one scale a channel on an activation": (
+        TENSORRT,
+        both(
+            set_constant("stem_relu_scale", lambda scale: np.full(16, scale, np.float32)),
+            set_constant("stem_relu_zero_point", lambda zero: np.full(16, zero, np.int8)),
+        ),
+        "an activation has one scale, not one a channel",
+    ),
+    "tensorrt: weights along the wrong axis": (
+        TENSORRT,
+        move_axis("b1.weight_DequantizeLinear", 1),
+        r"`b1` \(Conv\): its weights are quantized along axis 1, output channels are axis 0",
+    ),
+    "tensorrt: a convolution that reads float": (
+        TENSORRT,
+        rewire("a1", 0, "stem_relu"),
+        r"`a1` \(Conv\): its weights are quantized but its input `stem_relu` is not",
+    ),
+    "tensorrt: a residual without a quantized shortcut": (
+        TENSORRT,
+        rewire("a_add", 1, "stem_relu"),
+        r"`a_add` \(Add\): its shortcut `stem_relu` is not quantized",
+    ),
+    "tensorrt: an opset that its parser does not read": (TENSORRT, set_opset(21), "opset 21 is outside 13 to 20"),
+    "tensorrt: an IR that its parser does not read": (TENSORRT, set_ir(10), "IR version 10 is newer than 9"),
+    "tensorrt: a dynamic quantization": (TENSORRT, add_dynamic, r"`dynamic` \(DynamicQuantizeLinear\): this operator has no place"),
+    "tensorrt: an operator of a foreign domain": (TENSORRT, add_foreign, "`foreign`.*domain `com.microsoft`"),
+    "tensorrt: integers that nobody dequantizes": (TENSORRT, integers_to_relu, r"its integers go to `negate` \(Neg\) instead of a DequantizeLinear"),
+    "onnxruntime: a bias in float": (ONNXRUNTIME, rewire("a1", 2, "plain"), r"`a1` \(Conv\): its bias is not stored as int32"),
+    "onnxruntime: a bias with another scale": (ONNXRUNTIME, set_constant("a1_bias_scale", shifted), "`a1`.*not the product of the scales"),
+    "onnxruntime: weights that use the smallest integer": (
+        ONNXRUNTIME,
+        set_constant("a1.weight_quantized", lambda weight: np.full_like(weight, -128)),
+        "weights reach -128 to -128, allowed are -127 to 127",
+    ),
+    "onnxruntime: a zero point after ReLU that is not the minimum": (
+        ONNXRUNTIME,
+        set_constant("a1_relu_zero_point", lambda zero: zero + 1),
+        r"`a1` \(Conv\): the zero point after its ReLU is 1; it must be 0",
+    ),
+    "onnxruntime: a convolution with a float output": (ONNXRUNTIME, rewire("a_add", 0, "a2"), r"`a2` \(Conv\): its output `a2` is not quantized"),
+    "onnxruntime: a sum with a float input": (
+        ONNXRUNTIME,
+        rewire("a_add", 1, "stem_relu"),
+        r"`a_add` \(Add\): its output is quantized but not all of its inputs",
+    ),
+    "onnxruntime: integers as a graph output": (ONNXRUNTIME, output_integers, "`stem_relu_QuantizeLinear`.*its integers reach no DequantizeLinear"),
+    "openvino: weights in float": (
+        replace(OPENVINO, weight_storage="float"),
+        None,
+        "`stem.weight_QuantizeLinear`.*stored in float before Q and DQ; this dialect stores integers",
+    ),
+    "openvino: a bias in int32": (
+        replace(OPENVINO, bias="int32"),
+        None,
+        "`stem_bias_DequantizeLinear`.*the bias is quantized; this dialect wants it in float",
+    ),
+}
+AS_IT_SHOULD_BE = {dialect.name: dialect for dialect in (ONNXRUNTIME, OPENVINO, TENSORRT)}
+
+
+@pytest.mark.parametrize(("written", "break_it", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_refused_and_the_node_is_named(
+    tmp_path: Path, written: Dialect, break_it: Callable[[onnx.ModelProto], None] | None, message: str
+) -> None:
+    out, _ = lowered(residual(tmp_path / "float.onnx"), written)
+    dialect = AS_IT_SHOULD_BE[written.name]
+    model = onnx.load(out)
+    if break_it is not None:
+        validate(out, dialect)
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(16, np.float32), "plain"))
+        break_it(model)
+        del model.graph.value_info[:]  # what was recorded of the good file
+        onnx.save(model, out)
+    with pytest.raises(DialectError, match=message):
+        validate(out, dialect)
+
+
+def test_every_fault_is_listed_not_only_the_first(tmp_path: Path) -> None:
+    out, _ = lowered(residual(tmp_path / "float.onnx"), OPENVINO)
+    with pytest.raises(DialectError) as caught:
+        validate(out, TENSORRT)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "`float.openvino.onnx` is not written in the dialect tensorrt:"
+    assert any("`image_QuantizeLinear` (QuantizeLinear): the type is uint8" in line for line in lines)
+    assert any("`logits.weight_DequantizeLinear` (DequantizeLinear): the weight is stored as integers" in line for line in lines)
+
+
+def test_the_float_graph_breaks_no_grammar_and_no_dialect_takes_another_ones_residuals(tmp_path: Path) -> None:
+    path = option_a(tmp_path / "float.onnx")
+    for dialect in AS_IT_SHOULD_BE.values():
+        validate(path, dialect)
+    symmetric = replace(
+        ONNXRUNTIME, name="tensorrt", activation=TENSORRT.activation, weight_storage="float", bias="float", moves_integers=frozenset()
+    )
+    with pytest.raises(DialectError, match=r"`a_add` \(Add\): its side from `a2` is quantized: convolution and addition cannot become one kernel"):
+        validate(lowered(path, symmetric)[0], TENSORRT)
+
+
+def test_a_file_that_is_no_model_is_an_export_error(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_bytes(b"\x00\x01")
+    with pytest.raises(ExportError, match=r"no\.onnx"):
+        validate(tmp_path / "no.onnx", TENSORRT)

@@ -1,0 +1,154 @@
+"""A graph pass keeps the function, or it is undone and named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_text import graph
+
+from kdedge.errors import ExportError
+from kdedge.exporters.equivalence import run
+from kdedge.exporters.passes.apply import PASSES, Applied, apply_passes
+from kdedge.exporters.passes.graph_pass import GraphPass
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def applied(model: ir.Model, name: str, *shapes: tuple[int, ...], passes: dict[str, GraphPass] = PASSES) -> Applied:
+    feeds = [{"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)} for shape in shapes]
+    result = apply_passes(model, [name], feeds, passes)
+    for feed in feeds:
+        (before,), (after,) = run(model, [feed]), run(result.model, [feed])
+        np.testing.assert_allclose(after["y"], before["y"], rtol=1e-5, atol=1e-6)
+    return result
+
+
+def test_a_wrong_pass_is_reverted_and_named() -> None:
+    def drop_relu(model: ir.Model) -> int:
+        for node in list(model.graph):
+            if node.op_type == "Relu":
+                node.outputs[0].replace_all_uses_with(node.inputs[0])
+                model.graph.remove(node, safe=True)
+        return 1
+
+    wrong = {"drop_relu": GraphPass("drop_relu", (13, 26), drop_relu)}
+    model = graph("(float[b, 4] x) => (float[b, 4] y) { r = Relu(x) y = Neg(r) }")
+    result = applied(model, "drop_relu", (2, 4), passes=wrong)
+    assert result.kept == ()
+    assert list(result.reverted) == ["drop_relu"]
+    assert "outputs differ" in result.reverted["drop_relu"]
+    assert operators(result.model) == ["Relu", "Neg"]
+
+
+def test_a_pass_that_breaks_the_graph_is_reverted_and_named() -> None:
+    def misspell(model: ir.Model) -> int:
+        model.graph.node(0).op_type = "Relux"
+        return 1
+
+    result = applied(
+        graph("(float[b, 4] x) => (float[b, 4] y) { y = Relu(x) }"),
+        "misspell",
+        (2, 4),
+        passes={"misspell": GraphPass("misspell", (13, 26), misspell)},
+    )
+    assert "no longer runs" in result.reverted["misspell"]
+    assert operators(result.model) == ["Relu"]
+
+
+def test_a_pass_that_only_works_at_one_batch_size_is_reverted() -> None:
+    def bake(model: ir.Model) -> int:
+        value = ir.val("baked", ir.DataType.INT64, [2], const_value=ir.tensor(np.array([2, 4], np.int64), name="baked"))
+        model.graph.register_initializer(value)
+        model.graph.node(0).replace_input_with(1, value)
+        return 1
+
+    model = graph("(float[b, 2, 2] x) => (float[b, 4] y) { y = Reshape(x, s) }", s=np.array([-1, 4], np.int64))
+    bad = {"bake": GraphPass("bake", (13, 26), bake)}
+    assert apply_passes(model, ["bake"], [{"x": np.ones((2, 2, 2), np.float32)}], bad).kept == ("bake",)
+    assert list(applied(model, "bake", (2, 2, 2), (3, 2, 2), passes=bad).reverted) == ["bake"]
+
+
+def test_a_pass_outside_its_opsets_does_not_run() -> None:
+    def never(model: ir.Model) -> int:
+        raise AssertionError("ran")
+
+    model = graph("(float[b, 4] x) => (float[b, 4] y) { y = Relu(x) }", opset=18)
+    for opsets in ((19, 26), (7, 17)):
+        result = applied(model, "never", (2, 4), passes={"never": GraphPass("never", opsets, never)})
+        assert (result.kept, result.reverted) == ((), {})
+
+
+def test_an_unknown_pass_is_an_error_that_lists_the_known() -> None:
+    with pytest.raises(ExportError, match=r"no graph pass `fold` \(known: .*fold_constants"):
+        apply_passes(graph("(float[b, 4] x) => (float[b, 4] y) { y = Relu(x) }"), ["fold"], [])
+
+
+def test_a_mean_over_space_becomes_a_global_average_pool() -> None:
+    axes = np.array([-1, -2], np.int64)
+    kept = graph("(float[b, 3, 4, 5] x) => (float[b, 3, 1, 1] y) { y = ReduceMean<keepdims = 1>(x, axes) }", axes=axes)
+    assert operators(applied(kept, "mean_to_global_average_pool", (2, 3, 4, 5)).model) == ["GlobalAveragePool"]
+    dropped = graph("(float[b, 3, 4, 5] x) => (float[b, 3] y) { y = ReduceMean<keepdims = 0>(x, axes) }", axes=axes)
+    assert operators(applied(dropped, "mean_to_global_average_pool", (2, 3, 4, 5)).model) == ["GlobalAveragePool", "Flatten"]
+    text = "(float[b, 3, 4, 5] x) => (float[b, 3] y) { m = ReduceMean<keepdims = 1>(x, axes) y = Reshape(m, s) }"
+    reshaped = graph(text, axes=axes, s=np.array([-1, 3], np.int64))
+    assert operators(applied(reshaped, "mean_to_global_average_pool", (2, 3, 4, 5), (1, 3, 4, 5)).model) == ["GlobalAveragePool", "Flatten"]
+    attribute = graph("(float[b, 3, 4, 5] x) => (float[b, 3, 1, 1] y) { y = ReduceMean<axes = [2, 3]>(x) }", opset=17)
+    assert operators(applied(attribute, "mean_to_global_average_pool", (2, 3, 4, 5)).model) == ["GlobalAveragePool"]
+
+
+@pytest.mark.parametrize("axes", [[1, 2], [3], [2], [1]])
+def test_a_mean_over_anything_else_stays(axes: list[int]) -> None:
+    model = graph(
+        "(float[b, 3, 4, 5] x) => (float y) { m = ReduceMean<keepdims = 1>(x, axes) y = ReduceSum<keepdims = 0>(m) }", axes=np.array(axes, np.int64)
+    )
+    assert applied(model, "mean_to_global_average_pool", (2, 3, 4, 5)).kept == ()
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_mean_over_words_or_features_of_a_text_stays(axis: int) -> None:
+    model = graph("(float[b, l, 5] x) => (float y) { m = ReduceMean(x, axes) y = ReduceSum<keepdims = 0>(m) }", axes=np.array([axis], np.int64))
+    assert applied(model, "mean_to_global_average_pool", (2, 3, 5)).kept == ()
+
+
+def test_a_product_and_a_bias_become_one_gemm() -> None:
+    weight, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2, 3], np.float32)
+    for addition in ("Add(m, b)", "Add(b, m)"):
+        model = graph(f"(float[n, 2] x) => (float[n, 3] y) {{ m = MatMul(x, w) y = {addition} }}", w=weight, b=bias)
+        assert operators(applied(model, "gemm_from_matmul_add", (4, 2)).model) == ["Gemm"]
+    deep = graph("(float[n, 7, 2] x) => (float[n, 7, 3] y) { m = MatMul(x, w) y = Add(m, b) }", w=weight, b=bias)
+    assert applied(deep, "gemm_from_matmul_add", (4, 7, 2)).kept == ()
+    shared = graph("(float[n, 2] x) => (float[n, 3] y) { m = MatMul(x, w) a = Add(m, b) y = Mul(a, m) }", w=weight, b=bias)
+    assert applied(shared, "gemm_from_matmul_add", (4, 2)).kept == ()
+
+
+SLICES = """(float[b, 2, 8, 6] x) => (float[b, 4, 4, 3] y) {
+    first = Slice(x, zero, end, rows, two) second = Slice(first, zero, end, columns, two) y = Pad(second, pads)
+}"""
+BOUNDS = {"zero": np.array([0]), "end": np.array([2**63 - 1]), "rows": np.array([2]), "columns": np.array([3]), "two": np.array([2])}
+
+
+def test_the_shortcut_without_parameters_is_one_slice_and_one_pad() -> None:
+    model = graph(SLICES, **BOUNDS, pads=np.array([0, 1, 0, 0, 0, 1, 0, 0]))
+    result = applied(model, "option_a_shortcut", (2, 2, 8, 6), (5, 2, 8, 6))
+    assert operators(result.model) == ["Slice", "Pad"]
+
+
+def test_slices_of_one_axis_are_not_joined() -> None:
+    bounds = {name: array for name, array in BOUNDS.items() if name != "columns"}
+    model = graph(SLICES.replace("columns", "rows").replace("4, 4, 3", "4, 2, 6"), **bounds, pads=np.array([0, 1, 0, 0, 0, 1, 0, 0]))
+    assert applied(model, "option_a_shortcut", (2, 2, 8, 6)).kept == ()
+
+
+def test_what_does_nothing_is_removed_and_outputs_keep_their_names() -> None:
+    model = graph("(float[b, 4] x) => (float[b, 4] y) { i = Identity(x) c = Cast<to = 1>(i) d = Dropout(c) r = Relu(d) y = Identity(r) }")
+    result = applied(model, "remove_identity", (2, 4))
+    assert operators(result.model) == ["Relu"]
+    assert [value.name for value in result.model.graph.outputs] == ["y"]
+
+
+def test_constants_are_computed_once() -> None:
+    model = graph("(float[b, 2] x) => (float[b, 3] y) { t = Transpose(w) n = Neg(t) y = MatMul(x, n) }", w=np.ones((3, 2), np.float32))
+    assert operators(applied(model, "fold_constants", (2, 2)).model) == ["MatMul"]
