@@ -143,7 +143,8 @@ def build_artifacts(
         dialect = ImportPath(DIALECTS[target.dialect]) if target.dialect in DIALECTS else None
         for precision in export.precision:
             used = ranges if precision == "int8" else None
-            artifacts.append(workspace.stage("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, lineage))
+            built = ("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, lineage)
+            artifacts.append(workspace.stage(*built, label=f"{export.target} {precision}"))
     return tuple(artifacts)
 
 
@@ -162,13 +163,16 @@ def measure(
     cells = []
     for device in devices:
         for artifact in artifacts:
+            label = f"{artifact.target} {artifact.precision} on {device.name}"
             worker = (ImportPath("kdedge.runtimes.worker:main"), ImportPath(f"kdedge.runtimes.{artifact.runtime}:open_session"))
             fidelity: Fidelity = workspace.stage(
-                "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again
+                "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again, label=label
             )
             latency = Latency(fidelity.status if fidelity.status != "ok" else "not-run", fidelity.reason or "latency was not asked for")
             if fidelity.status == "ok" and latency_too:
-                latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again)
+                latency = workspace.stage(
+                    "kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label
+                )
             failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
             proxy = not set(TARGETS[artifact.target].machines) & set(device.machines)
             cells.append(Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy))

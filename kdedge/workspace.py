@@ -59,10 +59,11 @@ class Workspace:
         self._memo = _Memo(self.root / "memo.json")
         self._closures: dict[str, Closure] = {}
 
-    def stage(self, function: str, *inputs: Any, reads: Sequence[Path | ImportPath] = (), again: bool = False, **named: Any) -> Any:
+    def stage(self, function: str, *inputs: Any, reads: Sequence[Path | ImportPath] = (), again: bool = False, label: str = "", **named: Any) -> Any:
         """The result of `function` ("module:name") for these inputs: computed, or read from the cache when nothing that it depends on changed.
 
         `reads` are files and code that the function reads although no argument holds them. `again` repeats a measurement.
+        `label` tells people which of several like stages this is.
         """
         started = time.monotonic()
         name = function.removeprefix("kdedge.").partition(":")[0].rpartition(".")[2] + "." + function.partition(":")[2]
@@ -77,7 +78,7 @@ class Workspace:
                 cached = result is not None
                 if result is None:
                     result = self._run(function, final, closure, inputs, named)
-        event = StageEvent(name, key, cached, time.monotonic() - started)
+        event = StageEvent(f"{name} {label}".rstrip(), key, cached, time.monotonic() - started)
         self.events.append(event)
         self.on_event(event)
         return result[0]

@@ -96,7 +96,7 @@ class _Shown:
             self.bars.remove_task(task)
         self.tasks.clear()
         took = "cached" if event.cached else f"{event.seconds:.1f} s"
-        self.bars.console.print(f"{event.name:<32}{took:>10}", markup=False)
+        self.bars.console.print(f"{event.name:<56}{took:>10}", markup=False)
 
 
 def _listener(quiet: bool) -> _Quiet | _Shown:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdedge.artifact import Cell
-from kdedge.report.figures import executed, interval, proven_without_device, size
+from kdedge.estimate import Estimate
+from kdedge.report.figures import executed, interval, proven_without_device, size, split
 from kdedge.report.result import RunResult
 
 
@@ -13,6 +16,8 @@ def print_result(result: RunResult) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE  # a log has no edge
     scores = result.references.scores
     for name in ("teacher", "student"):
         if name in scores:
@@ -23,21 +28,15 @@ def print_result(result: RunResult) -> None:
         console.print(f"the student agrees with the teacher on {interval(scores['agreement_teacher'])} of the test examples", markup=False)
     if result.cells:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading, justify in (
-            ("artifact", "left"),
-            ("device", "left"),
-            (result.task_metric, "left"),
-            ("= student", "left"),
-            ("= teacher", "left"),
-            ("median", "left"),
-            ("size", "right"),
-            ("ran as", "left"),
-            ("status", "left"),
-        ):
-            table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        columns = _columns(result, console.width)
+        for heading in columns:
+            table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
         for cell in result.cells:
-            table.add_row(*_row(cell))
+            row = _row(cell, result.task_metric)
+            table.add_row(*(row[heading] for heading in columns))
         console.print(table)
+        for line in _notes(result.cells):
+            console.print(line, markup=False)
     elif result.artifacts:
         for artifact in result.artifacts:
             console.print(f"{artifact.target} {artifact.precision}: {size(artifact.size_bytes)}  {artifact.main.files[0]}", markup=False)
@@ -51,18 +50,47 @@ def print_result(result: RunResult) -> None:
         console.print(f"report: {result.report}", markup=False, soft_wrap=True)
 
 
-def _row(cell: Cell) -> tuple[str, ...]:
+# What is left out, in this order, where a terminal is too narrow; the report has it all.
+_WIDE = 120
+_DISPENSABLE = ("ran as", "as teacher", "size")
+
+
+def _columns(result: RunResult, width: int) -> list[str]:
+    columns = ["artifact", "device", result.task_metric, "as student", "as teacher", "median", "size", "ran as", "status"]
+    if len({cell.device for cell in result.cells}) == 1:
+        columns.remove("device")
+    for heading, needed in zip(_DISPENSABLE, (108, 92, 80), strict=True):
+        if width < needed:
+            columns.remove(heading)
+    return columns
+
+
+def _row(cell: Cell, metric: str) -> dict[str, str]:
     figures = cell.fidelity.figures
-    checks = proven_without_device(cell.artifact)
-    status = cell.status if not cell.reason else f"{cell.status}: {cell.reason}"
-    return (
-        f"{cell.artifact.target} {cell.artifact.precision}",
-        cell.device + (" (proxy)" if cell.proxy and cell.status == "ok" else ""),
-        interval(figures.get("metric")),
-        interval(figures.get("agreement_student")),
-        interval(figures.get("agreement_teacher")),
-        interval(cell.latency.figures.get("latency_median")) if not cell.proxy else "-",
-        size(cell.artifact.size_bytes),
-        executed(cell.fidelity.executed),
-        f"{status} ({checks})" if checks and cell.status != "ok" else status,
-    )
+    return {
+        "artifact": f"{cell.artifact.target} {cell.artifact.precision}",
+        "device": cell.device + (" (proxy)" if cell.proxy and cell.status == "ok" else ""),
+        metric: _stacked(figures.get("metric")),
+        "as student": _stacked(figures.get("agreement_student")),
+        "as teacher": _stacked(figures.get("agreement_teacher")),
+        "median": _stacked(None if cell.proxy else cell.latency.figures.get("latency_median")),
+        "size": size(cell.artifact.size_bytes),
+        "ran as": executed(cell.fidelity.executed).replace(", ", "\n"),
+        "status": cell.status,
+    }
+
+
+def _stacked(estimate: Estimate | None) -> str:
+    """The value over its interval: a terminal has more lines than columns."""
+    return "\n".join(part for part in split(estimate) if part)
+
+
+def _notes(cells: Sequence[Cell]) -> list[str]:
+    """What does not fit in a row: why a cell did not run, and what is known of it all the same. Equal notes are said once."""
+    said: dict[str, list[str]] = {}
+    for cell in cells:
+        checks = proven_without_device(cell.artifact) if cell.status != "ok" else ""
+        note = "; ".join(part for part in (f"{cell.status}: {cell.reason}" if cell.reason else "", checks) if part)
+        if note:
+            said.setdefault(note, []).append(f"{cell.artifact.target} {cell.artifact.precision} on {cell.device}")
+    return [f"{', '.join(names)}: {note}" for note, names in said.items()]

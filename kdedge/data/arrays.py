@@ -29,6 +29,7 @@ class ArrayExamples:
     def __init__(self, images: UInt8, labels: Int64, ids: Sequence[str]) -> None:
         self.images = images
         self.labels = labels
+        self.sizes: Int64 | None = None
         self.ids = ids
 
     def __len__(self) -> int:

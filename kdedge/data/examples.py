@@ -12,10 +12,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Examples(Protocol):
-    """One split, opened. `labels` are int64 [n] (class numbers; what they mean is the task's business); `ids` name the examples for people."""
+    """One split, opened. `labels` are int64 [n] (class numbers; what they mean is the task's business); `ids` name the examples for people.
+
+    `sizes`: int64 [n], how long each example is where examples are padded to the longest of their batch (texts), else None.
+    """
 
     labels: Int64
     ids: Sequence[str]
+    sizes: Int64 | None
 
     def __len__(self) -> int: ...
 

@@ -31,6 +31,7 @@ class FolderExamples:
         self.folder = folder
         self.ids = files
         self.labels = labels
+        self.sizes: Int64 | None = None
         self.uniform = uniform
 
     def __len__(self) -> int:

@@ -37,6 +37,7 @@ class DatasetExamples:
     def __init__(self, dataset: Any, labels: Int64, name: str, kind: str, uniform: bool) -> None:
         self.dataset = dataset
         self.labels = labels
+        self.sizes: Int64 | None = None
         self.name = name
         self.kind = kind
         self.uniform = uniform

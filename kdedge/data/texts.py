@@ -25,6 +25,7 @@ class TextExamples:
         self.offsets = offsets
         self.labels = labels
         self.ids = ids
+        self.sizes: Int64 | None = np.diff(offsets)
 
     def __len__(self) -> int:
         return len(self.labels)

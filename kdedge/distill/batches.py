@@ -21,6 +21,9 @@ from kdedge.tasks.contract import Task
 Int64 = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 
+# Long enough that a batch's texts have nearly one length, short enough that what meets in a batch still changes with every epoch.
+_STRETCH = 32
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -77,13 +80,29 @@ class Batches:
         # RandomState's stream is frozen (NEP 19), a Generator's may change with numpy's version.
         return np.random.RandomState(derived(self._plan.seed, "order", epoch)).permutation(len(self._examples)).astype(np.int64)
 
+    def parts(self, epoch: int) -> list[Int64]:
+        """The examples of an epoch's batches. Texts are padded to the longest of their batch, so batches are made of texts of like length:
+        each stretch of `_STRETCH` batches is sorted by length, cut again, and the batches take a seeded order."""
+        parts = np.array_split(self.order(epoch), self.steps_per_epoch)
+        sizes = self._examples.sizes
+        if sizes is None:
+            return parts
+        sorted_parts: list[Int64] = []
+        for start in range(0, len(parts), _STRETCH):
+            stretch = parts[start : start + _STRETCH]
+            samples = np.concatenate(stretch)
+            samples = samples[np.argsort(sizes[samples], kind="stable")]
+            sorted_parts += np.split(samples, np.cumsum([len(part) for part in stretch])[:-1])
+        order = np.random.RandomState(derived(self._plan.seed, "batches", epoch)).permutation(len(sorted_parts))
+        return [sorted_parts[index] for index in order]
+
     def from_step(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps `first` to `last` - 1 (from 0, over all epochs)."""
         epoch, parts = -1, []
         for step in range(first, last):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                parts = np.array_split(self.order(epoch), self.steps_per_epoch)
+                parts = self.parts(epoch)
             yield self._batch(parts[step % self.steps_per_epoch], epoch)
 
     def _batch(self, whole: Int64, epoch: int) -> Batch:

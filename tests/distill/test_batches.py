@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -125,3 +125,34 @@ def test_closing_ends_the_thread() -> None:
     next(found)
     found.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "kdedge-batches"]
+
+
+class _Texts:
+    """Texts whose lengths are their numbers, shuffled."""
+
+    def __init__(self, size: int) -> None:
+        self.labels = np.zeros(size, np.int64)
+        self.ids: Sequence[str] = [str(index) for index in range(size)]
+        self.sizes: np.ndarray | None = np.random.RandomState(0).permutation(size).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def raw(self, indices: np.ndarray) -> list[str]:
+        return ["x" * int(length) for length in self.sizes[indices]] if self.sizes is not None else []
+
+
+def test_texts_of_like_length_share_a_batch_and_each_is_still_seen_once(data: PreparedData) -> None:
+    texts = _Texts(640)
+    batches = Batches(texts, data.task.load(), (ENCODER,), Plan(16, seed=1))
+    assert texts.sizes is not None
+    parts = batches.parts(2)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(640))
+    assert {len(part) for part in parts} == {16}
+    spread = [int(np.ptp(texts.sizes[part])) for part in parts]
+    unsorted = [int(np.ptp(texts.sizes[part])) for part in np.array_split(batches.order(2), 40)]
+    assert max(spread) < min(unsorted) / 3
+    longest = [int(texts.sizes[part].max()) for part in parts]
+    assert longest != sorted(longest), "short texts must not all come first"
+    assert all(np.array_equal(a, b) for a, b in zip(parts, batches.parts(2), strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(parts, batches.parts(3), strict=True))

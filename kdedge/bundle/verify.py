@@ -1,0 +1,186 @@
+"""Is a bundle whole, and does its artifact still answer as it did?
+
+A bundle may come from anywhere, so it is distrusted until every byte of it is accounted for: no path that leaves the folder, no link, no file
+that is missing, changed or not listed. Only then is its artifact run. Code that travels in a bundle is run only where it is, byte for byte,
+the code of this installation; otherwise this installation's own does the check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kdedge.bundle.manifest import MANIFEST, FileEntry, describe_file, entries_of, read_manifest, safe_path
+from kdedge.bundle.pack import code_files
+from kdedge.errors import BundleError
+
+EXIT_CODES = {"ok": 0, "files-only": 0, "failed": 1, "not-run": 3}
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What verifying found. A bundle that is not whole gives no report but a BundleError.
+
+    `status`: ok (whole, and the artifact answers as it must) | failed (whole, but it does not) | not-run (whole; `reason` says why the
+    artifact cannot run here) | files-only (whole; running was not asked for). `sqnr_db`: signal to noise against the golden outputs, by name.
+    `own_code`: the bundle carries the code of another kdedge, so this installation's did the check.
+    """
+
+    name: str
+    target: str
+    precision: str
+    digest: str
+    files: int
+    status: Literal["ok", "failed", "not-run", "files-only"]
+    reason: str = ""
+    runtime_version: str = ""
+    sqnr_db: dict[str, Any] = field(default_factory=dict)
+    minimum_sqnr_db: float = 0.0
+    golden_source: str = ""
+    own_code: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 fine, 1 other outputs, 3 it could not be run here."""
+        return EXIT_CODES[self.status]
+
+    @property
+    def text(self) -> str:
+        """For a person."""
+        lines = [f"{self.name}: {self.files} files are whole, digest {self.digest}"]
+        if self.own_code:
+            lines.append("checked with the code of this installation: the bundle carries that of another kdedge")
+        match self.status:
+            case "ok":
+                lines.append(f"it answers as it must, on {self.runtime_version}:")
+            case "failed":
+                lines.append(f"FAILED: {self.reason}")
+            case "not-run":
+                lines.append(f"not run: {self.reason}")
+            case "files-only":
+                lines.append("it was not run: only the files were asked for")
+        for name, ratio in self.sqnr_db.items():
+            said = ratio if isinstance(ratio, str) else f"{ratio:.1f} dB signal to noise"
+            lines.append(f"  {name}: {said} (at least {self.minimum_sqnr_db:g} dB; golden outputs: {self.golden_source})")
+        return "\n".join(lines)
+
+
+def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyReport:
+    """Check a bundle's files, then run its golden examples in a process of its own.
+
+    Raises:
+        BundleError: it is no bundle, of another schema, or not whole: a file that is missing, changed, not listed, a link, or a path that
+            leaves the folder.
+    """
+    root = bundle.absolute()
+    if root.is_symlink() or not root.is_dir():
+        raise BundleError(f"{bundle}: there is no such folder")
+    manifest = read_manifest(root)
+    entries = entries_of(manifest, root)
+    refuse_strangers(root, entries)
+    for entry in entries:
+        _same(describe_file(root, entry.path), entry, root)
+    _names_listed_files_only(manifest, entries, root)
+    artifact, golden = manifest["artifact"], manifest["golden"]
+    own_code = not _carries_this_code(entries)
+    facts: dict[str, Any] = {
+        "name": str(manifest["name"]),
+        "target": str(artifact["target"]),
+        "precision": str(artifact["precision"]),
+        "digest": str(manifest["digest"]),
+        "files": len(entries) + 1,
+        "minimum_sqnr_db": float(golden["minimum_sqnr_db"]),
+        "golden_source": str(golden["source"]),
+    }
+    if not run:
+        return VerifyReport(**facts, status="files-only")
+    found = _self_check(root, own_code, timeout)
+    return VerifyReport(
+        **facts,
+        status=found["status"],
+        reason=str(found["reason"]),
+        runtime_version=f"{artifact['runtime']} {found['runtime_version']}",
+        sqnr_db=dict(found["sqnr_db"]),
+        own_code=own_code,
+    )
+
+
+def refuse_strangers(root: Path, entries: tuple[FileEntry, ...]) -> None:
+    """Nothing may lie in the folder that the manifest does not list.
+
+    Raises:
+        BundleError: a file, folder, link or device that is not listed.
+    """
+    listed = {entry.path for entry in entries} | {MANIFEST}
+    folders = {parent.as_posix() for path in listed for parent in Path(path).parents}
+    waiting = [root]
+    while waiting:
+        for item in sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name):
+            path = Path(item.path).relative_to(root).as_posix()
+            if item.is_symlink():
+                raise BundleError(f"{root.name}: `{path}` is a link; a bundle holds real files only")
+            if item.is_dir(follow_symlinks=False) and path in folders:
+                waiting.append(Path(item.path))
+            elif path not in listed:
+                raise BundleError(f"{root.name}: `{path}` is not listed in {MANIFEST}")
+
+
+def _same(found: FileEntry, listed: FileEntry, root: Path) -> None:
+    if found.size != listed.size:
+        raise BundleError(f"{root.name}: `{found.path}` has {found.size} bytes, {MANIFEST} says {listed.size}")
+    if found.sha256 != listed.sha256:
+        raise BundleError(f"{root.name}: `{found.path}` was changed: its SHA-256 is {found.sha256}, {MANIFEST} says {listed.sha256}")
+
+
+def _names_listed_files_only(manifest: dict[str, Any], entries: tuple[FileEntry, ...], root: Path) -> None:
+    """What will be opened must be among the files that were checked, and the parts that are used must have their form."""
+    listed = {entry.path for entry in entries}
+    try:
+        named = [path for graph in manifest["artifact"]["graphs"] for path in graph["files"]]
+        cases = manifest["golden"]["cases"]
+        named += [path for case in cases for kind in ("inputs", "outputs") for path in case[kind].values()]
+        usable = bool(cases) and all(isinstance(manifest["artifact"][key], str) for key in ("runtime", "target", "precision"))
+        usable = usable and isinstance(manifest["golden"]["minimum_sqnr_db"], int | float) and isinstance(manifest["golden"]["source"], str)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{root.name}: {MANIFEST} does not say what is needed to run the artifact: {error}") from error
+    if not usable:
+        raise BundleError(f"{root.name}: {MANIFEST} does not say what is needed to run the artifact")
+    for path in named:
+        if not isinstance(path, str) or safe_path(path, root) not in listed:
+            raise BundleError(f"{root.name}: {MANIFEST} names `{path}`, which is not among its files")
+
+
+def _carries_this_code(entries: tuple[FileEntry, ...]) -> bool:
+    ours = {path: hashlib.sha256(source.read_bytes()).hexdigest() for path, source in code_files().items()}
+    theirs = {entry.path: entry.sha256 for entry in entries if entry.path.endswith(".py")}
+    return theirs == ours
+
+
+def _self_check(root: Path, own_code: bool, timeout: float) -> dict[str, Any]:
+    """Run the bundle's self-check (or ours on the bundle) and read the object that it prints last."""
+    script = code_files()["self_check.py"] if own_code else root / "self_check.py"
+    worker = ["--worker", "kdedge.runtimes"] if own_code else []
+    command = [sys.executable, "-B", str(script), str(root), "--json", "--timeout", str(timeout), *worker]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=timeout + 60, check=False)
+    except subprocess.TimeoutExpired:
+        return _failed(f"the self-check did not end within {timeout + 60:g} s")
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        words = done.stderr.strip().splitlines()
+        return _failed(f"the self-check ended with code {done.returncode} and said nothing that can be read{': ' + words[-1] if words else ''}")
+    if found.get("status") not in ("ok", "failed", "not-run"):
+        return _failed(str(found.get("reason")))
+    return found
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    return {"status": "failed", "reason": reason, "sqnr_db": {}, "runtime_version": ""}
