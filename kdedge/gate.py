@@ -207,6 +207,14 @@ class GateVerdict:
         """One cell for each target that has a passing artifact."""
         return tuple(target.ships for target in self.targets if target.ships is not None)
 
+    @property
+    def unproven(self) -> tuple[Cell, ...]:
+        """One cell for each artifact of a target that ran nowhere: nothing speaks against it and nothing for it, so a bundle of it must say so
+        and be checked on the device itself."""
+        waiting = {target.target for target in self.targets if target.verdict == "not-run"}
+        cells = {one.cell.artifact.sha256: one.cell for one in reversed(self.cells) if one.cell.artifact.target in waiting}
+        return tuple(reversed(cells.values()))
+
 
 def decide(policy: Policy, cells: Sequence[Cell]) -> GateVerdict:
     """Judge every cell by every rule, choose what each target ships, and conclude.

@@ -82,8 +82,12 @@ def run(
         result = result.having(cells=cells, devices=tuple(identities))
     if wanted >= _ORDER.index("bundle"):
         verdict = decide(policy, result.cells)
-        bundles = [stage("kdedge.bundle.pack:pack", cell, inputs, references, recipe.name) for cell in verdict.shipped]
-        result = result.having(verdict=verdict, bundles=tuple(bundles))
+        shipped = (*verdict.shipped, *verdict.unproven)
+        bundles = [
+            stage("kdedge.bundle.pack:pack", cell, inputs, references, recipe.name, label=f"{cell.artifact.target} {cell.artifact.precision}")
+            for cell in shipped
+        ]
+        result = publish(result.having(verdict=verdict, bundles=tuple(bundles)), workspace.root / "runs" / recipe.name)
     if wanted >= _ORDER.index("report"):
         result = conclude(result, task, workspace)
     workspace.save()
@@ -180,7 +184,7 @@ def measure(
 
 
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:
-    """Write the report, and lay it beside the machine-readable result where a person finds both."""
+    """Write the report, and lay it beside the bundles and the machine-readable result, where a person finds them."""
     page: Path = workspace.stage("kdedge.report.page:write_report", result, task)
     return publish(result.having(report=page), workspace.root / "runs" / result.recipe)
 

@@ -33,7 +33,8 @@ from kdedge.errors import BundleError
 from kdedge.runtimes import onnxruntime, openvino, tensorrt, torch, worker
 from kdedge.runtimes.job import SCHEMA as JOB_SCHEMA
 
-WORKER_PACKAGE = "kdedge_worker"
+WORKER_PACKAGE = self_check.PACKAGE
+DATA_FOLDERS = ("artifact", "assets", "golden")
 WORKER_MODULES = (worker, onnxruntime, openvino, tensorrt, torch)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

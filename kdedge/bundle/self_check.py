@@ -29,6 +29,7 @@ import numpy as np
 # Compiled copies would be files that the manifest does not list.
 sys.dont_write_bytecode = True
 
+PACKAGE = "kdedge_worker"
 CODES = {"ok": 0, "failed": 1, "damaged": 2, "not-run": 3}
 
 
@@ -36,7 +37,7 @@ def main() -> int:
     """Run the check and print what came of it."""
     parser = argparse.ArgumentParser(description="Check this bundle: its files, and what its artifact answers.")
     parser.add_argument("bundle", nargs="?", type=Path, default=Path(__file__).resolve().parent, help="the bundle's folder (this one)")
-    parser.add_argument("--worker", default="kdedge_worker", help="the Python package that opens runtimes")
+    parser.add_argument("--worker", default=PACKAGE, help="the Python package that opens runtimes")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that the artifact may take; building a TensorRT engine is part of it")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     given = parser.parse_args()
@@ -83,7 +84,9 @@ def intact(bundle: Path, entry: dict[str, Any]) -> bool:
 
 def run_artifact(bundle: Path, manifest: dict[str, Any], folder: Path, worker: str, timeout: float) -> dict[str, Any]:
     """The golden inputs through the artifact, by the worker, in its own process: a crash of the runtime is an answer too."""
-    sys.path.insert(0, str(bundle))
+    carried = worker == PACKAGE
+    if carried:
+        sys.path.insert(0, str(bundle))
     job = importlib.import_module(worker + ".job")
     artifact, cases = manifest["artifact"], manifest["golden"]["cases"]
     job.write_job(
@@ -98,7 +101,8 @@ def run_artifact(bundle: Path, manifest: dict[str, Any], folder: Path, worker: s
             fixed_batch=artifact["batch"]["fixed"],
         ),
     )
-    roots = [str(bundle)] + ([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])
+    # Another package than the one carried must not find its modules in a bundle that it is to judge.
+    roots = ([str(bundle)] if carried else []) + ([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", worker + ".worker", str(folder)]
     try:

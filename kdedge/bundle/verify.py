@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdedge.bundle.manifest import MANIFEST, FileEntry, describe_file, entries_of, read_manifest, safe_path
-from kdedge.bundle.pack import code_files
+from kdedge.bundle.pack import DATA_FOLDERS, code_files
 from kdedge.errors import BundleError
 
 EXIT_CODES = {"ok": 0, "files-only": 0, "failed": 1, "not-run": 3}
@@ -78,8 +78,8 @@ def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyR
         BundleError: it is no bundle, of another schema, or not whole: a file that is missing, changed, not listed, a link, or a path that
             leaves the folder.
     """
-    root = bundle.absolute()
-    if root.is_symlink() or not root.is_dir():
+    root = bundle.resolve()
+    if not root.is_dir():
         raise BundleError(f"{bundle}: there is no such folder")
     manifest = read_manifest(root)
     entries = entries_of(manifest, root)
@@ -157,8 +157,9 @@ def _names_listed_files_only(manifest: dict[str, Any], entries: tuple[FileEntry,
 
 
 def _carries_this_code(entries: tuple[FileEntry, ...]) -> bool:
+    """Whether all that Python could import from the bundle is this installation's own. Any file counts, since not only `.py` is code."""
     ours = {path: hashlib.sha256(source.read_bytes()).hexdigest() for path, source in code_files().items()}
-    theirs = {entry.path: entry.sha256 for entry in entries if entry.path.endswith(".py")}
+    theirs = {entry.path: entry.sha256 for entry in entries if entry.path.split("/")[0] not in DATA_FOLDERS}
     return theirs == ours
 
 

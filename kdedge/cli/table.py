@@ -45,7 +45,9 @@ def print_result(result: RunResult) -> None:
         for line in result.verdict.reasons:
             console.print(f"  {line}", markup=False)
     for bundle in result.bundles:
-        console.print(f"bundle: {bundle.path}", markup=False, soft_wrap=True)
+        unproven = {f"{cell.artifact.target} {cell.artifact.precision}" for cell in (result.verdict.unproven if result.verdict else ())}
+        what = "bundle, unproven until checked on the device" if f"{bundle.target} {bundle.precision}" in unproven else "bundle"
+        console.print(f"{what}: {bundle.path}", markup=False, soft_wrap=True)
     if result.report:
         console.print(f"report: {result.report}", markup=False, soft_wrap=True)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
+from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
@@ -61,15 +63,31 @@ class RunResult:
 
 
 def publish(result: RunResult, folder: Path) -> RunResult:
-    """Put the report and the JSON result into `folder`, each whole or not at all; returns the result with their paths there."""
+    """Put bundles, report and JSON result into `folder`, each whole or not at all; returns the result with their paths there."""
     folder.mkdir(parents=True, exist_ok=True)
     page, record = folder / "report.html", folder / "result.json"
+    result = result.having(bundles=tuple(_lay(bundle, folder / "bundles") for bundle in result.bundles))
     if result.report is not None:
         _replace(page, result.report.read_text(encoding="utf-8"))
         result = result.having(report=page)
     result = result.having(record=record)
     _replace(record, json.dumps(result.as_json(), indent=1))
     return result
+
+
+def _lay(bundle: Bundle, folder: Path) -> Bundle:
+    """A copy of a bundle in `folder`: the cache keeps its own, which nobody edits."""
+    target = folder / bundle.name
+    if target != bundle.path and not _same(bundle.path / MANIFEST, target / MANIFEST):
+        temporary = folder / f".{bundle.name}.{os.getpid()}"
+        shutil.copytree(bundle.path, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    return dataclasses.replace(bundle, path=target)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.is_file() and a.read_bytes() == b.read_bytes()
 
 
 def _replace(path: Path, text: str) -> None:
