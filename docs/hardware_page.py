@@ -78,6 +78,7 @@ class Watch:
         self._names: dict[str, str | None] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """A trace function: called once a Python call, since it returns nothing."""
         file = frame.f_code.co_filename
         if file not in self._names:
             self._names[file] = self._files.get(str(Path(file).resolve())) if file.endswith(".py") else None
@@ -87,8 +88,8 @@ class Watch:
 
     def pytest_runtest_protocol(self, item: Any) -> None:
         """Set before each test, since some tests and libraries set tracers of their own."""
-        threading.settrace(self)  # type: ignore[arg-type]
-        sys.settrace(self)  # type: ignore[arg-type]
+        threading.settrace(self)
+        sys.settrace(self)
 
 
 def entered(tests: str) -> set[tuple[str, str]]:
@@ -164,10 +165,12 @@ def page(seen: set[tuple[str, str]], runs: dict[str, dict[str, str]]) -> str:
         "",
         f"Made by `{COMMAND}`, which runs `{TESTS}` and watches which functions are entered; a test fails when this page is out of date.",
         "",
-        f"- CPU adapters: {len(cpu) - len(silent)} of {len(cpu)} functions run in every test run, on the CPU that they are for.",
+        f"- CPU adapters: {len(cpu) - len(silent)} of {len(cpu)} functions run in these tests, on the CPU that they are for.",
         f"- CUDA and TensorRT: {len(never)} of {len(gpu)} functions have **never run on a GPU**.",
         "",
-        "## CPU adapters: functions that have never run",
+        "## CPU adapters: functions that these tests do not enter",
+        "",
+        "Workers that the tests start as processes of their own are not watched.",
         "",
         *([f"- `{function.module}`: `{function.name}`" for function in silent] or ["None."]),
         "",
