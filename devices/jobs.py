@@ -33,7 +33,9 @@ def run_job(device: Device, job: Job, folder: Path, timeout: float) -> Result:
     for stale in ("result.json", CRASH_FILE):
         (folder / stale).unlink(missing_ok=True)
     write_job(str(folder), stage(device.transport, job, folder))
-    completed = device.transport.run([device.python, "-m", WORKER, str(folder)], timeout, environment(job, device))
+    # What a killed worker leaves among its temporary files lies in the job's folder and goes with it.
+    variables = {**environment(job, device), "TMPDIR": str(folder)}
+    completed = device.transport.run([device.python, "-m", WORKER, str(folder)], timeout, variables)
     (folder / LOG_FILE).write_text(completed.stdout + completed.stderr, encoding="utf-8")
     try:
         result = read_result(str(folder))

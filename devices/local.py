@@ -19,7 +19,7 @@ from kdedge.devices.device import Device
 from kdedge.devices.fingerprint import identify
 from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError
-from kdedge.runtimes.job import PARENT_VARIABLE
+from kdedge.runtimes.parent import PARENT_VARIABLE
 
 # What a command sees of the user's environment. The rest (thread counts, library switches, credentials) would change what is measured or leak.
 _INHERITED = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 from kdedge.artifact import Dimension, TensorSpec
 from kdedge.errors import ExportError, MissingExtra
 from kdedge.runtimes import tensorrt_build
+from kdedge.runtimes.parent import PARENT_VARIABLE
 
 TOOLS = ("tensorrt-rtx",)
 MODULE = "tensorrt_rtx"
@@ -67,8 +69,10 @@ def _run(onnx_path: Path, options: dict[str, Any], compute: Sequence[str], timeo
     """Run the check where a crash of NVIDIA's library ends the check and nothing else."""
     command = [sys.executable, "-m", tensorrt_build.__name__, "check", str(onnx_path.resolve()), "--module", MODULE]
     command += ["--compute", ",".join(compute), "--options", json.dumps(options, sort_keys=True)]
+    # A file `tensorrt_rtx.py` in the current folder must not become NVIDIA's module.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", PARENT_VARIABLE: str(os.getpid())}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, env=environment, check=False)
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"{onnx_path.name}: tensorrt-rtx did not finish parsing and building within {timeout:.0f} s") from error
     if done.returncode < 0:

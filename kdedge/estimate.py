@@ -37,9 +37,14 @@ class Estimate:
         scale, unit = (100.0, " %") if self.unit == FRACTION else (1.0, f" {self.unit}" if self.unit else "")
         if self.low is None or self.high is None:
             return f"{_rounded(self.value * scale, abs(self.value) * scale / 100)}{unit} (no interval: n = {self.n})"
-        low, high = self.low * scale, self.high * scale
+        value, low, high = self.value * scale, self.low * scale, self.high * scale
+        if 0 < max(abs(value), abs(low), abs(high)) < _TINY:  # as decimals these would be zeros
+            return f"{value:.1e}{unit} [{low:.1e}, {high:.1e}]"
         doubt = (high - low) / 2 or max(abs(low), abs(high)) / 100
-        return f"{_rounded(self.value * scale, doubt)}{unit} [{_rounded(low, doubt)}, {_rounded(high, doubt)}]"
+        return f"{_rounded(value, doubt)}{unit} [{_rounded(low, doubt)}, {_rounded(high, doubt)}]"
+
+
+_TINY = 1e-4
 
 
 def _rounded(value: float, doubt: float) -> str:

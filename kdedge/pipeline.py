@@ -87,7 +87,7 @@ def run(
             stage("kdedge.bundle.pack:pack", cell, inputs, references, recipe.name, label=f"{cell.artifact.target} {cell.artifact.precision}")
             for cell in shipped
         ]
-        result = publish(result.having(verdict=verdict, bundles=tuple(bundles)), workspace.root / "runs" / recipe.name)
+        result = lay_out(result.having(verdict=verdict, bundles=tuple(bundles)), workspace)
     if wanted >= _ORDER.index("report"):
         result = conclude(result, task, workspace)
     workspace.save()
@@ -186,7 +186,13 @@ def measure(
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:
     """Write the report, and lay it beside the bundles and the machine-readable result, where a person finds them."""
     page: Path = workspace.stage("kdedge.report.page:write_report", result, task)
-    return publish(result.having(report=page), workspace.root / "runs" / result.recipe)
+    return lay_out(result.having(report=page), workspace)
+
+
+def lay_out(result: RunResult, workspace: Workspace) -> RunResult:
+    """Put what people look for where they find it, `runs/RECIPE/`, one run after the other."""
+    with workspace.alone(f"runs-{result.recipe}"):
+        return publish(result, workspace.root / "runs" / result.recipe)
 
 
 def check_recipe(recipe: Recipe) -> None:

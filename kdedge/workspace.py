@@ -73,7 +73,7 @@ class Workspace:
         result = None if again else self._read(final)
         cached = result is not None
         if result is None:
-            with self._locked(final.name, name):
+            with self.alone(final.name, f"{name}: another run is making this; waiting for it"):
                 result = None if again else self._read(final)  # another run may have made it while this one waited
                 cached = result is not None
                 if result is None:
@@ -85,8 +85,27 @@ class Workspace:
 
     def save(self) -> None:
         """Keep the memory of file hashes; called at the end of a run."""
-        with _explained(self.root, "save the memory of file hashes"):
+        with self.alone("memo"), _explained(self.root, "save the memory of file hashes"):
             self._memo.save()
+
+    @contextmanager
+    def alone(self, key: str, waiting: str = "") -> Iterator[None]:
+        """Inside the block no other run on this workspace holds `key`; `waiting` is what a person reads while another one does.
+
+        A process that dies gives its locks back.
+        """
+        with _explained(self.root, "lock a stage"):
+            handle = os.open(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting:
+                    progress.message(waiting)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def file_digest(self, path: Path) -> str:
         """SHA-256 of a file's bytes, or of a folder's files with their names; remembered by size and time of change."""
@@ -119,6 +138,9 @@ class Workspace:
             if partial.exists() and not closure.resumable:
                 shutil.rmtree(partial)
             partial.mkdir(exist_ok=True)
+            # An attempt that was killed after its work and before its folder got its place: the record is no file of the stage.
+            for leftover in (partial / _RECORD, _unfinished(partial / _RECORD)):
+                leftover.unlink(missing_ok=True)
             try:
                 value = ImportPath(function).load()(*inputs, **named, folder=partial)
             except BaseException:
@@ -153,20 +175,6 @@ class Workspace:
         except (OSError, ValueError, KeyError, TypeError, KdedgeError) as error:
             progress.message(f"{final.name}: what the cache holds is damaged ({error}); it is made again")
             return None
-
-    @contextmanager
-    def _locked(self, key: str, name: str) -> Iterator[None]:
-        with _explained(self.root, "lock a stage"):
-            handle = os.open(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress.message(f"{name}: another run is making this; waiting for it")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 class _Memo:
@@ -224,12 +232,16 @@ def _sha256(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with temporary.open("w") as handle:
+    """Whole or not at all. The writer holds a lock, so that what a killed one left is simply written over."""
+    with _unfinished(path).open("w") as handle:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
-    temporary.replace(path)
+    _unfinished(path).replace(path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
 
 
 @contextmanager

@@ -22,8 +22,6 @@ from .errors import RuntimeFailure
 SCHEMA = 1
 # Where a crash handler writes in which call a worker died.
 CRASH_FILE = "crash.txt"
-# Set by whoever starts a worker on its own machine: the worker must not outlive a parent that was killed.
-PARENT_VARIABLE = "KDEDGE_PARENT"
 KINDS = ("validate", "launch")
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import faulthandler
 import os
-import signal
 import sys
 import time
 import traceback
@@ -15,19 +13,19 @@ from typing import Any, Callable, Dict, Optional
 
 from . import adapter, evidence, launch, validate
 from .errors import NotAvailable, RuntimeFailure
-from .job import CRASH_FILE, PARENT_VARIABLE, Job, Result, read_job, write_result
+from .job import CRASH_FILE, Job, Result, read_job, write_result
 from .memory import peak_memory_bytes
+from .parent import die_with_parent
 from .session import Session
 
 RUNNERS: Dict[str, Callable[[Job, str, Session], Result]] = {"validate": validate.run, "launch": launch.run}
 
-_PR_SET_PDEATHSIG = 1
 _REASON_LENGTH = 600
 
 
 def perform(folder: str) -> int:
     """Do the job in `folder` and write its result. Returns the exit code: 0 with a result, 2 where none could be written."""
-    _die_with_parent()
+    die_with_parent()
     crash = os.path.join(folder, CRASH_FILE)
     try:
         handle = open(crash, "w", encoding="utf-8")  # noqa: SIM115 - the crash handler writes to it until the process ends
@@ -134,16 +132,3 @@ def _sentence(error: BaseException) -> str:
     if "bad_alloc" in first or "bad allocation" in first:
         return "out of memory: %s" % first
     return "%s: %s" % (type(error).__name__, first)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies: an orphan would go on computing and disturb the next measurement."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if not parent or not sys.platform.startswith("linux"):
-        return
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() == 1 and parent != "1":  # it died before the call
-        os._exit(2)

@@ -22,6 +22,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from .errors import NotAvailable, RuntimeFailure
 from .options import Option, read_options
+from .parent import die_with_parent
 from .tensorrt_library import MODULES, collection_paused, load_module, make_logger, said
 
 _MEBIBYTE = 1 << 20
@@ -304,6 +305,7 @@ def check(onnx_path: str, options: Mapping[str, Any], module: str = "tensorrt_rt
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command line of the check."""
+    die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m kdedge.runtimes.tensorrt_build", description="Parse and build an ONNX file with TensorRT.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("check", help="parse and build; fail on a refused node and on a changed precision")

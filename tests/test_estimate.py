@@ -23,7 +23,9 @@ def test_the_json_holds_all_six_fields_and_nothing_else() -> None:
         (Estimate("kl_student", 0.0, 0.0, 0.0, 360, "nats"), "0 nats [0, 0]"),
         (Estimate("latency_median", 2143.0, 1940.0, 2311.0, 10, "ms"), "2143 ms [1940, 2311]"),
         (Estimate("difference", -1e-9, -0.01, 0.01, 100, ""), "0.000 [-0.010, 0.010]"),
-        (Estimate("kl_teacher", 3.2e-5, 3.0e-5, 3.4e-5, 360, "nats"), "0.000032 nats [0.000030, 0.000034]"),
+        (Estimate("kl_teacher", 3.2e-5, 3.0e-5, 3.4e-5, 360, "nats"), "3.2e-05 nats [3.0e-05, 3.4e-05]"),
+        (Estimate("kl_student", 3.01e-14, 2.2e-14, 4.2e-14, 360, "nats"), "3.0e-14 nats [2.2e-14, 4.2e-14]"),
+        (Estimate("kl_teacher", 3.2e-4, 3.0e-4, 3.4e-4, 360, "nats"), "0.000320 nats [0.000300, 0.000340]"),
     ],
 )
 def test_people_see_as_many_digits_as_the_interval_deserves(estimate: Estimate, text: str) -> None:

@@ -3,72 +3,141 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdedge.artifact import Cell
 from kdedge.errors import MissingExtra
+from kdedge.estimate import FRACTION, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#3b6fb6", "#c8623a", "#4c9a6a", "#8a5fb0", "#b08a2e", "#5b6675")
+_COLOURS = ("#2f6fc4", "#d0632c", "#3a9a68", "#8d5fc0", "#b08a2e", "#5b7083", "#c0507f")
 _MARKERS = {"fp32": "o", "fp16": "s", "int8": "D", "int8-dynamic": "^", "int8-weights": "v", "mixed": "P"}
+# Drawn in colours that stand for the page's own (its style sheet knows light and dark), and replaced by their names afterwards.
+_INK, _LINE = "#010203", "#040506"
+_NAMED = {_INK: "var(--ink)", _LINE: "var(--line)"}
+# Latencies that differ by more than this share an axis only by their logarithms.
+_DECADE = 8.0
+WIDE, NARROW = (10.4, 4.2), (4.6, 4.6)  # inches of 72 points
 
 
-def pareto(cells: Sequence[Cell], metric: str) -> str:
-    """The task metric against latency, with both intervals: one point a cell that was measured for real; "" where there is none."""
-    shown = [cell for cell in cells if not cell.proxy and "latency_median" in cell.latency.figures and "metric" in cell.fidelity.figures]
+def pareto(cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, *, narrow: bool = False) -> str:
+    """The task metric against latency, with both intervals: one point a cell that was timed on a device of its target; "" where there is none.
+
+    Faint steps join the points that no other beats in both. `scores` may hold `teacher` and `student`: lines at their height.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    shown = timed(cells)
     if not shown:
         return ""
-    figure, axes = _figure()
-    targets = sorted({cell.artifact.target for cell in shown})
-    for cell in shown:
-        x, y = cell.latency.figures["latency_median"], cell.fidelity.figures["metric"]
-        axes.errorbar(
-            x.value,
-            y.value * 100,
-            xerr=_error(x.value, x.low, x.high, 1.0),
-            yerr=_error(y.value, y.low, y.high, 100.0),
-            fmt=_MARKERS.get(cell.artifact.precision, "o"),
-            color=_COLOURS[targets.index(cell.artifact.target) % len(_COLOURS)],
-            capsize=2,
-            linewidth=1,
-            markersize=6,
-            label=f"{cell.artifact.target} {cell.artifact.precision}" + (f" on {cell.device}" if len({c.device for c in shown}) > 1 else ""),
-        )
-    axes.set_xlabel("median latency, ms (batch as shipped)")
-    axes.set_ylabel(f"{metric}, %")
-    axes.set_xlim(left=0)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _svg(figure)
-
-
-def _error(value: float, low: float | None, high: float | None, scale: float) -> list[list[float]] | None:
-    if low is None or high is None:
-        return None
-    return [[max(value - low, 0.0) * scale], [max(high - value, 0.0) * scale]]
-
-
-def _figure() -> tuple[Figure, Any]:
     try:
-        from matplotlib.figure import Figure
+        import matplotlib as mpl
     except ModuleNotFoundError as error:
         raise MissingExtra("matplotlib", "report", "the report") from error
+    # Text as text and fixed ids: small, searchable, the same bytes for the same figures. A `$` in a name is no formula.
+    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": f"kdedge {narrow}", "font.size": 10, "text.parse_math": False}
+    settings |= {key: _INK for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")}
+    with mpl.rc_context(settings):
+        figure = _drawn(shown, scores, metric, narrow)
+        return _svg(figure, "narrow" if narrow else "wide")
+
+
+def timed(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that have both figures and a right to them: a proxy's latency says nothing about its target."""
+    return [cell for cell in cells if not cell.proxy and "latency_median" in cell.latency.figures and "metric" in cell.fidelity.figures]
+
+
+def _drawn(cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, narrow: bool) -> Figure:
     # A Figure of its own, not pyplot: no global state and no display.
-    figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=NARROW if narrow else WIDE, layout="constrained")
+    figure.patch.set_alpha(0)
     axes = figure.subplots()
+    axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    return figure, axes
+    axes.grid(color=_LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    percent = all(cell.fidelity.figures["metric"].unit == FRACTION for cell in cells)
+    scale = 100.0 if percent else 1.0
+    for name, style in (("teacher", (0, (6, 3))), ("student", (0, (1.5, 2)))):
+        if name in scores:
+            axes.axhline(scores[name].value * scale, color=_INK, alpha=0.6, linewidth=1, linestyle=style, label=f"{name} (float, torch)")
+    lines = list(dict.fromkeys((cell.artifact.target, cell.device) for cell in cells))
+    several = len({cell.device for cell in cells}) > 1
+    for cell in cells:
+        _point(axes, cell, scale, _COLOURS[lines.index((cell.artifact.target, cell.device)) % len(_COLOURS)], several)
+    front = _frontier(cells)
+    if len(front) > 1:
+        axes.step([x for x, _ in front], [y * scale for _, y in front], where="post", color=_INK, alpha=0.25, linewidth=1, zorder=1)
+    _axes(axes, cells, metric, percent)
+    figure.legend(loc="outside lower left" if narrow else "outside right upper", fontsize=10, frameon=False, ncols=1)
+    return figure
 
 
-def _svg(figure: Figure) -> str:
-    import matplotlib as mpl
+def _point(axes: Any, cell: Cell, scale: float, colour: str, several: bool) -> None:
+    x, y = cell.latency.figures["latency_median"], cell.fidelity.figures["metric"]
+    axes.errorbar(
+        x.value,
+        y.value * scale,
+        xerr=_error(x, 1.0),
+        yerr=_error(y, scale),
+        fmt=_MARKERS.get(cell.artifact.precision, "o"),
+        color=colour,
+        capsize=3,
+        elinewidth=1.2,
+        markersize=7,
+        label=f"{cell.artifact.target} {cell.artifact.precision}" + (f" on {cell.device}" if several else ""),
+    )
 
+
+def _axes(axes: Any, cells: Sequence[Cell], metric: str, percent: bool) -> None:
+    latencies = [cell.latency.figures["latency_median"].value for cell in cells]
+    if min(latencies) > 0 and max(latencies) / min(latencies) > _DECADE:
+        from matplotlib.ticker import LogFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=True))
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.7)))
+    else:
+        axes.set_xlim(left=0, right=axes.get_xlim()[1] * 1.03)  # from zero, so that twice as far right is twice as slow
+    axes.set_xlabel("median latency of a call, ms")
+    unit = cells[0].fidelity.figures["metric"].unit
+    axes.set_ylabel(f"{metric}, %" if percent else f"{metric}, {unit}" if unit else metric)
+
+
+def _frontier(cells: Sequence[Cell]) -> list[tuple[float, float]]:
+    """(latency, metric) of the cells that no other beats in both, from fast to slow."""
+    points = sorted((cell.latency.figures["latency_median"].value, -cell.fidelity.figures["metric"].value) for cell in cells)
+    front: list[tuple[float, float]] = []
+    for latency, negative in points:
+        if not front or -negative > front[-1][1]:
+            front.append((latency, -negative))
+    return front
+
+
+def _error(estimate: Estimate, scale: float) -> list[list[float]] | None:
+    if estimate.interval is None:
+        return None
+    low, high = estimate.interval
+    return [[max(estimate.value - low, 0.0) * scale], [max(high - estimate.value, 0.0) * scale]]
+
+
+def _svg(figure: Figure, prefix: str) -> str:
+    """The figure as the page holds it: no declarations, no metadata, the page's font and colours, ids that no other plot of the page has."""
     buffer = io.StringIO()
-    # Text as text and fixed ids: small, searchable, and the same bytes for the same figures.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdedge", "font.family": "sans-serif", "font.size": 9}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r"(font: [0-9.]+px) [^;\"]*", r"\1 var(--font)", text)
+    text = re.sub(r'((?: id|xlink:href)="#?|url\(#)', rf"\g<1>{prefix}-", text)
+    for colour, name in _NAMED.items():
+        text = text.replace(colour, name)
+    return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,10 @@ class RunResult:
 
 
 def publish(result: RunResult, folder: Path) -> RunResult:
-    """Put bundles, report and JSON result into `folder`, each whole or not at all; returns the result with their paths there."""
+    """Put bundles, report and JSON result into `folder`, each whole or not at all; returns the result with their paths there.
+
+    The caller sees to it that nobody else does so at the same time. What a killed attempt left is written over.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     page, record = folder / "report.html", folder / "result.json"
     result = result.having(bundles=tuple(_lay(bundle, folder / "bundles") for bundle in result.bundles))
@@ -77,12 +79,15 @@ def publish(result: RunResult, folder: Path) -> RunResult:
 
 def _lay(bundle: Bundle, folder: Path) -> Bundle:
     """A copy of a bundle in `folder`: the cache keeps its own, which nobody edits."""
-    target = folder / bundle.name
+    target, coming, going = folder / bundle.name, folder / f".{bundle.name}.new", folder / f".{bundle.name}.old"
+    for leftover in (coming, going):
+        shutil.rmtree(leftover, ignore_errors=True)
     if target != bundle.path and not _same(bundle.path / MANIFEST, target / MANIFEST):
-        temporary = folder / f".{bundle.name}.{os.getpid()}"
-        shutil.copytree(bundle.path, temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        shutil.copytree(bundle.path, coming)
+        if target.exists():
+            target.rename(going)
+        coming.rename(target)
+        shutil.rmtree(going, ignore_errors=True)
     return dataclasses.replace(bundle, path=target)
 
 
@@ -91,7 +96,7 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f"{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
