@@ -27,7 +27,7 @@ test: setup
 test-vision:
 	test -x .venv-vision/bin/python || $(PYTHON) -m venv .venv-vision
 	.venv-vision/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,onnx,vision]' pytest pytest-timeout hypothesis
-	.venv-vision/bin/python -m pytest -m vision tests/models
+	.venv-vision/bin/python -m pytest -m vision tests/models/test_external.py
 
 lint: setup
 	$(BIN)/ruff check .
