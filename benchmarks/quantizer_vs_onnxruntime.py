@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from resnet20_onnx import write_resnet20
 
 from kdedge.artifact import ImageEncoder
@@ -40,6 +39,9 @@ from kdedge.fidelity.divergence import kl_divergence, largest_error, sqnr_estima
 from kdedge.intervals import mean_estimate, median_estimate, paired_difference
 from kdedge.recipe import QuantizeSection
 from kdedge.runtimes.job import Job, LaunchRule
+from kdedge.runtimes.onnxruntime import import_runtime
+
+ort = import_runtime()  # without its telemetry
 
 CALIBRATION = 512
 BATCH = 32

@@ -15,8 +15,8 @@ from kdedge.runtimes.job import CRASH_FILE, Job, Result, read_result, write_job
 WORKER = "kdedge.runtimes.worker"
 LOG_FILE = "worker.log"
 
-# Nothing phones home: OpenVINO's and NNCF's telemetry, Hugging Face's, and whoever honours the common switch.
-_SILENT = {"CI": "true", "NNCF_CI": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+# Nothing phones home: OpenVINO's and NNCF's telemetry, ONNX Runtime's, Hugging Face's, and whoever honours the common switch.
+_SILENT = {"CI": "true", "NNCF_CI": "1", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 _LINE_LENGTH = 300
 
 

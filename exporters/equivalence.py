@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from kdedge.artifact import TensorSpec
 from kdedge.errors import ExportError
 from kdedge.exporters.model_file import to_bytes
+from kdedge.runtimes.onnxruntime import import_runtime
+
+ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
@@ -30,7 +31,7 @@ SMALLEST_SCALE = 1e-6
 
 # ONNX Runtime's errors have no common base but Exception; its binding adds the two built-in ones for wrong feeds.
 _ORT_ERRORS: tuple[type[Exception], ...] = (
-    *(kind for kind in vars(ort_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(kind for kind in vars(ort.capi.onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     RuntimeError,
     ValueError,
 )

@@ -36,6 +36,8 @@ def write_ir(onnx_path: Path, xml_path: Path, *, half: bool, properties: Mapping
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read `{onnx_path.name}`: {' '.join(str(error).split())}") from error
     _name_all(model)
+    _simplify(model)
+    _name_all(model)
     for key in sorted(properties):
         model.set_rt_info(properties[key], ["kdedge", key])
     try:
@@ -43,6 +45,14 @@ def write_ir(onnx_path: Path, xml_path: Path, *, half: bool, properties: Mapping
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot write `{xml_path.name}`: {' '.join(str(error).split())}") from error
     return xml_path, xml_path.with_suffix(".bin")
+
+
+def _simplify(model: Any) -> None:
+    """OpenVINO's own transformations of a freshly read model, those of `convert_model`: the shape arithmetic that the frontend writes around every
+    bias goes (two thirds of an int8 `.xml`), constants of integer weights stay what they are."""
+    from openvino._offline_transformations import apply_moc_transformations
+
+    apply_moc_transformations(model, cf=False, smart_reshape=False)
 
 
 def _name_all(model: Any) -> None:

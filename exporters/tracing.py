@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ def quiet() -> Iterator[None]:
     """Silence what torch's exporter says to its developers (missing torchvision, deprecations inside torch) for the length of the block."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    # Where the module cannot be traced, the exporter prints the graph so far to standard error.
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)

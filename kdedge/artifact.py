@@ -7,7 +7,7 @@ Every path in here points to a file that a stage wrote; every tuple is ordered; 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,22 +28,30 @@ class ImportPath:
         """Import the module and return the attribute.
 
         Raises:
-            KdedgeError: the text is not `module:attribute`, or the module or attribute does not exist.
+            KdedgeError: the text is not `module:attribute`, the module or attribute does not exist, or the module of a user fails.
+            ModuleNotFoundError: a module of kdedge needs a package that is not installed.
         """
         module, _, attribute = self.value.partition(":")
         if not module or not attribute:
             raise KdedgeError(f"`{self.value}` is not an import path: it must look like `package.module:name`")
-        try:
-            found: Any = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name and (module == error.name or module.startswith(error.name + ".")):
-                raise KdedgeError(f"`{self.value}`: there is no module `{error.name}` (is its folder on PYTHONPATH?)") from error
-            raise
+        found: Any = importlib.import_module(module) if module.partition(".")[0] == "kdedge" else self._imported(module)
         for part in attribute.split("."):
             if not hasattr(found, part):
                 raise KdedgeError(f"`{self.value}`: module `{module}` has no `{attribute}`")
             found = getattr(found, part)
         return found
+
+    def _imported(self, module: str) -> Any:
+        try:
+            return importlib.import_module(module)
+        except KdedgeError:
+            raise
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(error.name + ".")):
+                raise KdedgeError(f"`{self.value}`: there is no module `{error.name}` (is its folder on PYTHONPATH?)") from error
+            raise KdedgeError(f"`{self.value}`: it imports the module `{error.name}`, which is not installed") from error
+        except (Exception, SystemExit) as error:  # it may be anybody's code
+            raise KdedgeError(f"`{self.value}`: its module cannot be imported: {type(error).__name__}: {error}") from error
 
 
 # ---- what a graph takes and gives ------------------------------------------------------------------------------------------
@@ -114,7 +122,7 @@ class SplitSource:
 class PreparedData:
     """Data that was read once, checked (labels in range, nothing empty) and can be opened again cheaply.
 
-    `splits` has at least `train` and `test`. `calibration` are indices into `train` (seeded, unaugmented examples).
+    `splits` has `train` and `test`, until `part` leaves one of them. `calibration` are indices into `train` (seeded, unaugmented examples).
     `statistics` are facts of the training split that models may want (for images `mean` and `std`, one number a channel in [0, 1]).
     `encoder` is what fits this data when the model does not say otherwise.
     """
@@ -125,6 +133,10 @@ class PreparedData:
     calibration: tuple[int, ...]
     encoder: Encoder
     statistics: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def part(self, split: str, *, calibration: bool = False) -> PreparedData:
+        """One split alone, with or without the calibration examples: a stage that is not given the rest cannot see it, nor run again for it."""
+        return replace(self, splits={split: self.splits[split]}, calibration=self.calibration if calibration else ())
 
 
 @dataclass(frozen=True)

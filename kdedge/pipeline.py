@@ -7,6 +7,7 @@ depends on has changed, and its module is imported only when it has to run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +27,8 @@ from kdedge.artifact import (
     References,
     TeacherFiles,
 )
-from kdedge.data import sources_of
-from kdedge.devices import open_device
+from kdedge.data import samples_of, sources_of
+from kdedge.devices import DEVICES, open_device
 from kdedge.distill.spec import TeacherSpec, training_spec
 from kdedge.errors import RecipeError
 from kdedge.exporters.dialects import DIALECTS
@@ -35,10 +36,11 @@ from kdedge.gate import decide, parse_policy
 from kdedge.models.catalog import check, resolve
 from kdedge.recipe import Recipe, TeacherSection
 from kdedge.report.result import RunResult, publish
+from kdedge.runtimes import ADAPTERS
 from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
-from kdedge.workspace import Workspace
+from kdedge.workspace import Workspace, explained
 
 Until = Literal["distill", "export", "validate", "profile", "bundle", "report"]
 _ORDER: tuple[Until, ...] = ("distill", "export", "validate", "profile", "bundle", "report")
@@ -67,16 +69,19 @@ def run(
     policy = parse_policy(recipe.gate, task.load().metric)
     identities = list(devices) if devices is not None else [open_device(name).identity for name in recipe.devices]
 
-    data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=sources_of(recipe.data))
-    teacher = obtain_teacher(recipe, data, workspace)
-    student = obtain_student(recipe, data, teacher, workspace)
-    references: References = stage("kdedge.fidelity.references:reference_outputs", teacher, student, data)
+    reads = (*sources_of(recipe.data), *samples_of(recipe.data))
+    data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)
+    # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
+    training, calibrating, test = data.part("train"), data.part("train", calibration=True), data.part("test")
+    teacher = obtain_teacher(recipe, training, workspace)
+    student = obtain_student(recipe, training, teacher, workspace)
+    references: References = stage("kdedge.fidelity.references:reference_outputs", teacher, student, test)
     result = RunResult(recipe=recipe.name, task_metric=policy.metric, student=student, teacher=teacher, references=references)
     if wanted >= _ORDER.index("export"):
-        model: FloatGraph = stage("kdedge.exporters.onnx:export", student, data)
-        result = result.having(artifacts=build_artifacts(recipe, data, teacher, student, model, workspace))
+        model: FloatGraph = stage("kdedge.exporters.onnx:export", student, calibrating)
+        result = result.having(artifacts=build_artifacts(recipe, calibrating, teacher, student, model, workspace))
     if wanted >= _ORDER.index("validate"):
-        inputs: EncodedInputs = stage("kdedge.tasks.prepare:encode_split", data, student.encoder, "test")
+        inputs: EncodedInputs = stage("kdedge.tasks.prepare:encode_split", test, student.encoder, "test")
         latency_too = wanted >= _ORDER.index("profile")
         cells = measure(recipe, result.artifacts, identities, inputs, references, task, workspace, latency_too, remeasure)
         result = result.having(cells=cells, devices=tuple(identities))
@@ -138,7 +143,6 @@ def build_artifacts(
         student=f"{student.name}@{_digest(student, workspace)}",
         float_graph_sha256=model.sha256,
         data_fingerprint=data.splits["train"].fingerprint,
-        ranges_sha256=workspace.file_digest(ranges.table) if ranges else "",
         tools={tool: version_of(tool) for tool in ("torch", "onnx", "onnxruntime", "openvino") if version_of(tool) != "absent"},
     )
     artifacts = []
@@ -147,7 +151,8 @@ def build_artifacts(
         dialect = ImportPath(DIALECTS[target.dialect]) if target.dialect in DIALECTS else None
         for precision in export.precision:
             used = ranges if precision == "int8" else None
-            built = ("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, lineage)
+            descent = replace(lineage, ranges_sha256=workspace.file_digest(used.table)) if used else lineage
+            built = ("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, descent)
             artifacts.append(workspace.stage(*built, label=f"{export.target} {precision}"))
     return tuple(artifacts)
 
@@ -168,7 +173,7 @@ def measure(
     for device in devices:
         for artifact in artifacts:
             label = f"{artifact.target} {artifact.precision} on {device.name}"
-            worker = (ImportPath("kdedge.runtimes.worker:main"), ImportPath(f"kdedge.runtimes.{artifact.runtime}:open_session"))
+            worker = [ImportPath(name) for name in _code_that_runs(artifact, device)]
             fidelity: Fidelity = workspace.stage(
                 "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again, label=label
             )
@@ -191,8 +196,13 @@ def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunRe
 
 def lay_out(result: RunResult, workspace: Workspace) -> RunResult:
     """Put what people look for where they find it, `runs/RECIPE/`, one run after the other."""
-    with workspace.alone(f"runs-{result.recipe}"):
+    with workspace.alone(f"runs-{result.recipe}"), explained(workspace.root, "lay out the report and the bundles"):
         return publish(result, workspace.root / "runs" / result.recipe)
+
+
+def _code_that_runs(artifact: Artifact, device: DeviceIdentity) -> tuple[str, ...]:
+    """What is chosen by name when an artifact is measured: the worker, the adapter of its runtime, the transport of the device."""
+    return "kdedge.runtimes.worker:main", f"kdedge.runtimes.{ADAPTERS[artifact.runtime]}:open_session", f"{DEVICES[device.name]}:open_device"
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from kdedge.artifact import Precision
 
 # Readers and models whose argument is a file or folder: it is relative to the recipe, like every path in it.
-PATH_READERS = ("npz", "folder", "tsv", "csv")
+PATH_READERS = ("npz", "folder", "tsv")
 PATH_MODELS = ("onnx", "transformers")
 # Models whose file or folder holds the weights already.
 COMPLETE_MODELS = PATH_MODELS
@@ -82,7 +82,10 @@ Value = TypeVar("Value", bound=str)
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are frozen."""
+    """Base of all sections: unknown keys are errors, values are frozen.
+
+    `exclude=True` marks what no stage's key holds: how the work is done (how often it is saved, how long it may take), not what comes out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -134,7 +137,7 @@ class TrainSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     views: int | None = Field(default=None, ge=1)
-    checkpoint_seconds: float = Field(default=30.0, ge=0)
+    checkpoint_seconds: float = Field(default=30.0, ge=0, exclude=True)
     losses: tuple[dict[str, Any], ...] = ({"ce": 1.0},)
     seed: int | None = Field(default=None, ge=0)
 
@@ -238,7 +241,7 @@ class ProfileSection(Section):
     min_seconds: float = Field(default=2.0, gt=0)
     min_iterations: int = Field(default=64, ge=1)
     max_seconds: float = Field(default=60.0, gt=0)
-    timeout_seconds: float = Field(default=600.0, gt=0)
+    timeout_seconds: float = Field(default=600.0, gt=0, exclude=True)
 
 
 class Recipe(Section):
@@ -247,7 +250,7 @@ class Recipe(Section):
     `gate`: a figure and its rule, such as {latency_median: "<= 2 ms"}; `require` names the targets that must have run (a list, or all).
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     task: str
     seed: int = Field(default=0, ge=0)
     data: DataSection

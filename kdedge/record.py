@@ -64,7 +64,8 @@ def from_plain(value: Any, folder: Path, root: Path) -> Any:
 
 
 def digest_of(value: Any, file_digest: Callable[[Path], str], code_digest: Callable[[str], str]) -> str:
-    """A key for any input of a stage: the content of its files, the source of its code, and its plain values.
+    """A key for any input of a stage: the content of its files, the source of its code, and its plain values. A section's fields that are
+    declared with `exclude=True` do not count.
 
     Raises:
         WorkspaceError: a file is missing, or a value is of no kind that has a key.
@@ -93,14 +94,15 @@ def digest_of(value: Any, file_digest: Callable[[Path], str], code_digest: Calla
                 walk(item[key])
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
             feed("dataclass", type(item).__qualname__)
-            for field in dataclasses.fields(item):
-                feed("field", field.name)
-                walk(getattr(item, field.name))
+            for part in dataclasses.fields(item):
+                feed("field", part.name)
+                walk(getattr(item, part.name))
         elif hasattr(type(item), "model_fields"):
             feed("section", type(item).__qualname__)
-            for name in type(item).model_fields:
-                feed("field", name)
-                walk(getattr(item, name))
+            for name, field in type(item).model_fields.items():
+                if not field.exclude:  # says how the work is done, not what comes out of it
+                    feed("field", name)
+                    walk(getattr(item, name))
         else:
             raise WorkspaceError(f"a stage was given a {type(item).__name__}, which has no key: pass plain values, Paths and frozen dataclasses")
 

@@ -1,14 +1,16 @@
 """What code a stage depends on, found by reading the source and never by importing it.
 
 A cached run must not import torch just to learn that nothing changed, so the closure of a module is followed through its import
-statements: every kdedge module that it names, and theirs, wherever in the file the statement stands.
+statements: every kdedge module that it names, and theirs, wherever in the file the statement stands. A user's module is followed to the
+modules that lie in the same folder or package. What is imported for type checking alone never runs, and does not count.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Sequence
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
@@ -19,11 +21,14 @@ from kdedge.errors import WorkspaceError
 
 PACKAGE = "kdedge"
 _ROOT = Path(__file__).resolve().parent
+READER = Path(__file__)
+"""This file: what is remembered of a source holds for one version of it."""
 
 
 @dataclass(frozen=True)
 class ModuleSource:
-    """One file: the hash of its bytes, the kdedge modules that it imports, and what it declares in `TOOLS` and `RESUMABLE`."""
+    """One file: the hash of its bytes, the modules that it imports (of kdedge's files those of kdedge only), and what it declares in `TOOLS`
+    and `RESUMABLE`."""
 
     sha256: str
     imports: tuple[str, ...]
@@ -33,7 +38,8 @@ class ModuleSource:
 
 @dataclass(frozen=True)
 class Closure:
-    """A module with everything of kdedge that it can reach. `digest` covers all their sources; `tools` are distributions whose versions count."""
+    """A module with everything of kdedge that it can reach, and of its own folder where it is a user's. `digest` covers all their sources;
+    `tools` are distributions whose versions count."""
 
     digest: str
     tools: tuple[str, ...]
@@ -75,16 +81,20 @@ def read_module(module: str, path: Path) -> ModuleSource:
     except (OSError, SyntaxError, ValueError) as error:
         raise WorkspaceError(f"the source of `{module}` cannot be read: {path.name}: {error}") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imports = set(_imports(tree, package))
+    if _is_own(module):
+        imports = {name for name in imports if _is_own(name)}
     return ModuleSource(
         hashlib.sha256(content).hexdigest(),
-        tuple(sorted(set(_imports(tree, package)))),
+        tuple(sorted(imports)),
         _literal(tree, "TOOLS", ()),
         bool(_literal(tree, "RESUMABLE", False)),
     )
 
 
 def closure_of(module: str, read: Callable[[str, Path], ModuleSource] = read_module) -> Closure:
-    """Follow a module's imports within kdedge (a user's module counts with its own file).
+    """Follow a module's imports within kdedge, and those of a user's module to what lies beside it: in the folder that holds its package, or
+    the file itself where that is one module. An installed module counts with its own file.
 
     Raises:
         WorkspaceError: the module has no source file.
@@ -92,17 +102,19 @@ def closure_of(module: str, read: Callable[[str, Path], ModuleSource] = read_mod
     start = file_of(module)
     if start is None:
         raise WorkspaceError(f"`{module}` has no source file that could be followed; is its folder on PYTHONPATH?")
+    home = _home(module, start)
     seen: dict[str, ModuleSource] = {module: read(module, start)}
-    queue = list(seen[module].imports)
+    queue = [*seen[module].imports, *_packages(module)]
     while queue:
         name = queue.pop()
-        if name in seen:
+        if name in seen or not (_is_own(name) or home):
             continue
         path = file_of(name)
-        if path is None:
+        if path is None or not (_is_own(name) or (home and path.is_relative_to(home) and not _is_installed(path))):
             continue
         seen[name] = read(name, path)
         queue.extend(seen[name].imports)
+        queue.extend(_packages(name))
     digest = hashlib.sha256()
     for name in sorted(seen):
         digest.update(f"{name}\0{seen[name].sha256}\n".encode())
@@ -118,9 +130,29 @@ def version_of(distribution: str) -> str:
         return "absent"
 
 
+def _is_own(module: str) -> bool:
+    return module == PACKAGE or module.startswith(PACKAGE + ".")
+
+
+def _packages(module: str) -> list[str]:
+    """The packages that a user's module lies in: their `__init__` runs before it."""
+    parts = module.split(".")
+    return [] if _is_own(module) else [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _home(module: str, path: Path) -> Path | None:
+    """The folder on the search path that holds a user's module; None for kdedge's own modules and for those that are installed."""
+    return None if _is_own(module) or _is_installed(path) else path.parents[module.count(".") + (path.name == "__init__.py")]
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether a file came with Python or a package; a project's folder often holds its virtual environment."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or path.is_relative_to(sysconfig.get_path("stdlib"))
+
+
 def _imports(tree: ast.Module, package: str) -> list[str]:
     found: list[str] = []
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -131,7 +163,18 @@ def _imports(tree: ast.Module, package: str) -> list[str]:
             found.append(base)
             # `from package import name` may name a module; a name that is none has no file and is dropped later.
             found += [f"{base}.{alias.name}" for alias in node.names]
-    return [name for name in found if name == PACKAGE or name.startswith(PACKAGE + ".")]
+    # kdedge's own `__init__` runs before every module of it and has nothing for them; it names the whole pipeline, for users.
+    return [name for name in found if name != PACKAGE]
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        checked = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        waiting += node.orelse if checked and isinstance(node, ast.If) else ast.iter_child_nodes(node)
 
 
 def _literal(tree: ast.Module, name: str, default: Any) -> Any:

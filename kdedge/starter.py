@@ -107,8 +107,10 @@ def starter(name: str, task: str) -> str:
     Raises:
         RecipeError: the name has characters that no recipe's name has, or there is no starter for the task.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise RecipeError(f"`{name}` cannot name a recipe: it must begin with a letter or digit and hold only letters, digits, `.`, `_` and `-`")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise RecipeError(
+            f"`{name}` cannot name a recipe: it must begin with a letter or digit and hold only letters, digits, `.`, `_` and `-`, at most 100"
+        )
     if task not in STARTERS:
         close = difflib.get_close_matches(task, STARTERS, n=1)
         meant = f"; did you mean `{close[0]}`?" if close else ""

@@ -26,10 +26,11 @@ from kdedge import progress
 from kdedge.artifact import ImportPath
 from kdedge.errors import KdedgeError, WorkspaceError
 from kdedge.record import digest_of, from_plain, to_plain
-from kdedge.source import Closure, ModuleSource, closure_of, read_module, version_of
+from kdedge.source import READER, Closure, ModuleSource, closure_of, read_module, version_of
 
 _RECORD = "result.json"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
+# A full disk, a quota, and a limit on the size of files (`ulimit -f`).
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Workspace:
     """Runs stages, or reads what they made before.
 
     Raises, from every method that touches the disk:
-        WorkspaceError: the disk is full, or the folder cannot be written.
+        WorkspaceError: the disk is full, or the folder cannot be read or written.
     """
 
     def __init__(self, root: Path, on_event: Callable[[StageEvent], None] | None = None) -> None:
@@ -54,15 +55,17 @@ class Workspace:
         self.on_event = on_event or (lambda event: None)
         self.events: list[StageEvent] = []
         for name in ("stages", "partial", "locks", "runs"):
-            with _explained(self.root, "make the workspace"):
+            with explained(self.root, "make the workspace"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         self._memo = _Memo(self.root / "memo.json")
         self._closures: dict[str, Closure] = {}
 
-    def stage(self, function: str, *inputs: Any, reads: Sequence[Path | ImportPath] = (), again: bool = False, label: str = "", **named: Any) -> Any:
+    def stage(
+        self, function: str, *inputs: Any, reads: Sequence[Path | ImportPath | str] = (), again: bool = False, label: str = "", **named: Any
+    ) -> Any:
         """The result of `function` ("module:name") for these inputs: computed, or read from the cache when nothing that it depends on changed.
 
-        `reads` are files and code that the function reads although no argument holds them. `again` repeats a measurement.
+        `reads` are files and code that the function reads although no argument holds them, or digests of such. `again` repeats a measurement.
         `label` tells people which of several like stages this is.
         """
         started = time.monotonic()
@@ -74,7 +77,7 @@ class Workspace:
         cached = result is not None
         if result is None:
             with self.alone(final.name, f"{name}: another run is making this; waiting for it"):
-                result = None if again else self._read(final)  # another run may have made it while this one waited
+                result = None if again else self._read(final, tell=True)  # another run may have made it while this one waited
                 cached = result is not None
                 if result is None:
                     result = self._run(function, final, closure, inputs, named)
@@ -85,7 +88,7 @@ class Workspace:
 
     def save(self) -> None:
         """Keep the memory of file hashes; called at the end of a run."""
-        with self.alone("memo"), _explained(self.root, "save the memory of file hashes"):
+        with self.alone("memo"), explained(self.root, "save the memory of file hashes"):
             self._memo.save()
 
     @contextmanager
@@ -94,15 +97,16 @@ class Workspace:
 
         A process that dies gives its locks back.
         """
-        with _explained(self.root, "lock a stage"):
+        with explained(self.root, "lock a stage"):
             handle = os.open(self.root / "locks" / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting:
-                    progress.message(waiting)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            with explained(self.root, "lock a stage"):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if waiting:
+                        progress.message(waiting)
+                    fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
@@ -134,33 +138,38 @@ class Workspace:
 
     def _run(self, function: str, final: Path, closure: Closure, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any]:
         partial = self.root / "partial" / final.name
-        with _explained(self.root, f"run {final.name}"):
-            if partial.exists() and not closure.resumable:
-                shutil.rmtree(partial)
+        with explained(self.root, f"run {final.name}"):
+            if not (closure.resumable and partial.is_dir()):
+                _remove(partial)
             partial.mkdir(exist_ok=True)
             # An attempt that was killed after its work and before its folder got its place: the record is no file of the stage.
             for leftover in (partial / _RECORD, _unfinished(partial / _RECORD)):
                 leftover.unlink(missing_ok=True)
             try:
                 value = ImportPath(function).load()(*inputs, **named, folder=partial)
-            except BaseException:
+            except BaseException as error:
                 if not closure.resumable:
                     shutil.rmtree(partial, ignore_errors=True)
+                if isinstance(error, SystemExit):
+                    # A stage may run a user's code, which must not end the program as if all were done.
+                    name = final.name.rpartition("-")[0]
+                    raise KdedgeError(f"code that the stage {name} ran asked Python to exit ({error.code})") from error
                 raise
-            files = {path.relative_to(partial).as_posix(): path.stat().st_size for path in sorted(partial.rglob("*")) if path.is_file()}
+            files = {path.relative_to(partial).as_posix(): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+            plain = to_plain(value, partial, self.root)
             record = {
-                "value": to_plain(value, partial, self.root),
+                "value": plain,
+                "digest": _digest(plain),
                 "files": files,
                 # What failed on a device may work the next time: it is kept for this run to read, and tried again by the next.
                 "retry": getattr(value, "status", None) == "failed",
             }
             _write(partial / _RECORD, json.dumps(record, sort_keys=True, indent=1))
-            if final.exists():
-                shutil.rmtree(final)
+            _remove(final)
             partial.rename(final)
-        return (from_plain(record["value"], final, self.root),)
+        return (from_plain(plain, final, self.root),)
 
-    def _read(self, final: Path) -> tuple[Any] | None:
+    def _read(self, final: Path, tell: bool = False) -> tuple[Any] | None:
         path = final / _RECORD
         if not path.is_file():
             return None
@@ -168,12 +177,15 @@ class Workspace:
             record = json.loads(path.read_text())
             if record["retry"]:
                 return None
-            for name, size in record["files"].items():
-                if (final / name).stat().st_size != size:
-                    raise OSError(f"{name} has another size than when it was written")
+            if record["digest"] != _digest(record["value"]):
+                raise ValueError(f"{_RECORD} was changed after it was written")
+            for name, digest in record["files"].items():
+                if self._memo.content(final / name) != digest:
+                    raise ValueError(f"{name} was changed after it was written")
             return (from_plain(record["value"], final, self.root),)
-        except (OSError, ValueError, KeyError, TypeError, KdedgeError) as error:
-            progress.message(f"{final.name}: what the cache holds is damaged ({error}); it is made again")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, KdedgeError) as error:
+            if tell:
+                progress.message(f"{final.name}: what the cache holds is damaged ({error}); it is made again")
             return None
 
 
@@ -183,8 +195,8 @@ class _Memo:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.entries: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
+            self.entries = _checked_entries(json.loads(path.read_text()))
+        except (OSError, ValueError, RecursionError):
             self.entries = {}
         self.changed = False
 
@@ -197,7 +209,8 @@ class _Memo:
         return str(self._remembered("file", path, lambda: _sha256(path)))
 
     def source(self, module: str, path: Path) -> ModuleSource:
-        found = self._remembered("source", path, lambda: _as_list(read_module(module, path)))
+        # What another version of kdedge found in a file may lack what this one looks for.
+        found = self._remembered(f"source {self.content(READER)[:12]}", path, lambda: _as_list(read_module(module, path)))
         return ModuleSource(found[0], tuple(found[1]), tuple(found[2]), found[3])
 
     def _remembered(self, kind: str, path: Path, compute: Callable[[], Any]) -> Any:
@@ -222,8 +235,35 @@ class _Memo:
             self.changed = False
 
 
+def _checked_entries(found: Any) -> dict[str, Any]:
+    """What `_Memo.save` wrote, without entries of another form: they are made again."""
+    return {name: entry for name, entry in found.items() if _is_entry(name, entry)} if isinstance(found, dict) else {}
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    if not (isinstance(entry, list) and len(entry) == 2):
+        return False
+    value = entry[1]
+    if name.startswith("file:"):
+        return isinstance(value, str)
+    lists = isinstance(value, list) and len(value) == 4 and all(isinstance(part, list) for part in value[1:3])
+    return lists and all(isinstance(text, str) for text in (value[0], *value[1], *value[2]))
+
+
 def _as_list(source: ModuleSource) -> list[Any]:
     return [source.sha256, list(source.imports), list(source.tools), source.resumable]
+
+
+def _remove(path: Path) -> None:
+    """Whatever stands there, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -245,12 +285,17 @@ def _unfinished(path: Path) -> Path:
 
 
 @contextmanager
-def _explained(root: Path, doing: str) -> Iterator[None]:
+def explained(root: Path, doing: str) -> Iterator[None]:
+    """Say what was being done in the workspace at `root`, and what is kept, where the system refuses it inside the block.
+
+    Raises:
+        WorkspaceError: for any OSError but that of a reader of standard output who has gone.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read standard output has gone: no matter of the workspace
     except OSError as error:
-        if error.errno in _FULL and not isinstance(error, KdedgeError):
-            where = error.filename or "no file named"
-            kept = "finished stages are kept, run again when there is room"
-            raise WorkspaceError(f"could not {doing} in {root}: {error.strerror} ({where}); {kept}") from error
-        raise
+        what = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        kept = "finished stages are kept" + ("; run again when there is room" if error.errno in _FULL else "")
+        raise WorkspaceError(f"could not {doing} in {root}: {what}; {kept}") from error

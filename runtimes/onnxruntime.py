@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -64,16 +65,17 @@ def version() -> str:
 
 
 def import_runtime() -> Any:
-    """Import ONNX Runtime, with its telemetry (Windows builds have some) off.
+    """Import ONNX Runtime without its telemetry, which from 1.29 on gives the machine an id and reports at the import already.
 
     Raises:
         NotAvailable: it is not installed, or its libraries cannot be loaded.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the library is loaded
     try:
         import onnxruntime
     except ImportError as error:
         raise NotAvailable("onnxruntime cannot be imported: %s; pip install onnxruntime" % error) from error
-    onnxruntime.disable_telemetry_events()
+    onnxruntime.disable_telemetry_events()  # of Windows, which does not read the variable
     return onnxruntime
 
 
@@ -201,11 +203,19 @@ def _session_options(runtime: Any, options: Mapping[str, Any]) -> Any:
     return native
 
 
+def said_by(error: Exception) -> str:
+    """What ONNX Runtime says, without its error code, the path where the file happened to lie, and the place in its own source."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from .*? failed: ?", "", text)
+    return re.sub(r"^/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)
+
+
 def _open(runtime: Any, path: str, options: Mapping[str, Any], native: Any) -> Any:
     try:
         session = runtime.InferenceSession(path, native, providers=options["providers"])
     except Exception as error:
-        raise RuntimeFailure("onnxruntime cannot open %s: %s" % (os.path.basename(path), " ".join(str(error).split()))) from error
+        raise RuntimeFailure("onnxruntime cannot open %s: %s" % (os.path.basename(path), said_by(error))) from error
     # A provider whose libraries are missing is only warned about and dropped; the rest would be measured under its name.
     dropped = [name for name in options["providers"] if name not in session.get_providers()]
     if dropped:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+import kdedge
+from kdedge.data import READERS
+from kdedge.distill.losses import LOSSES
 from kdedge.errors import WorkspaceError
-from kdedge.source import closure_of, file_of, read_module
+from kdedge.exporters.dialects import DIALECTS
+from kdedge.models import MODELS
+from kdedge.source import ModuleSource, closure_of, file_of, read_module
+from kdedge.tasks import TASKS
 
 
 def test_a_module_is_found_without_being_imported() -> None:
@@ -59,3 +66,69 @@ def test_a_users_package_is_read_without_running_it(tmp_path: Path, monkeypatch:
     assert file_of("package_that_explodes.losses") == package / "losses.py"
     assert closure_of("package_that_explodes.losses").digest
     assert file_of("package_that_explodes.nothing") is None
+
+
+def reached(module: str) -> set[str]:
+    found: set[str] = set()
+
+    def read(name: str, path: Path) -> ModuleSource:
+        found.add(name)
+        return read_module(name, path)
+
+    closure_of(module, read)
+    return found
+
+
+STAGES = sorted(set(re.findall(r'"(kdedge\.[a-z_.]+):[a-z_]+"', (Path(kdedge.__file__).parent / "pipeline.py").read_text())))
+CODE = [path.partition(":")[0] for table in (TASKS, LOSSES, READERS, MODELS, DIALECTS) for path in table.values()]
+
+
+@pytest.mark.parametrize("module", sorted({*STAGES, *CODE}))
+def test_a_stage_depends_on_nothing_above_it(module: str) -> None:
+    """A change of the report, the gate or the pipeline must not train a teacher again."""
+    above = {"kdedge.api", "kdedge.pipeline", "kdedge.gate", "kdedge.report", "kdedge.bundle", "kdedge.cli"}
+    if module.startswith("kdedge.bundle."):
+        above.remove("kdedge.bundle")
+    if module.startswith("kdedge.report."):
+        above -= {"kdedge.report", "kdedge.bundle", "kdedge.gate"}
+    assert not {name for name in reached(module) if name in above or any(name.startswith(f"{part}.") for part in above)}
+
+
+def test_the_stages_of_the_pipeline_are_all_looked_at() -> None:
+    assert {"kdedge.tasks.prepare", "kdedge.distill.teacher", "kdedge.distill.trainer", "kdedge.report.page"} <= set(STAGES)
+
+
+def test_an_import_for_type_checking_alone_is_no_dependency(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from kdedge.api import run\nelse:\n    import kdedge.estimate\n"
+        "if 1:\n    import kdedge.errors\n"
+    )
+    assert set(read_module("kdedge.module", path).imports) == {"kdedge.estimate", "kdedge.errors"}
+
+
+def test_a_users_module_counts_with_the_modules_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "users_package_for_source_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "model.py").write_text("import json, users_large_library\nfrom .blocks import Block\nimport users_layers_for_source_test\n")
+    (package / "blocks.py").write_text("Block = 1\n")
+    beside = tmp_path / "users_layers_for_source_test.py"
+    beside.write_text("x = 1\n")
+    installed = tmp_path / ".venv" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "users_large_library.py").write_text("")
+    monkeypatch.syspath_prepend(str(installed))
+    name = f"{package.name}.model"
+    assert reached(name) == {name, package.name, f"{package.name}.blocks", beside.stem}
+    before = closure_of(name).digest
+    (package / "blocks.py").write_text("Block = 2\n")
+    changed = closure_of(name).digest
+    beside.write_text("x = 2\n")
+    assert len({before, changed, closure_of(name).digest}) == 3
+
+
+def test_an_installed_module_counts_with_its_own_file_alone() -> None:
+    """Its package can hold thousands of files, and is changed by an upgrade only."""
+    assert reached("hypothesis.strategies") == {"hypothesis.strategies"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_changed_code_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         module.write_text(text)
         Workspace(tmp_path / "w").stage(f"{STAGES}:write", "t", str(trace), reads=[ImportPath("user_loss_for_workspace_test:x")])
     assert len(lines(trace)) == 2
+
+
+def test_what_another_version_remembered_of_a_source_is_not_believed(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    first = Workspace(tmp_path / "w")
+    first.stage(f"{STAGES}:write", "t", str(trace))
+    first.save()
+    memo = tmp_path / "w" / "memo.json"
+    entries = json.loads(memo.read_text())
+    sources = {name: entry for name, entry in entries.items() if name.startswith("source ")}
+    assert sources
+    old = {f"source 0123456789ab:{name.partition(':')[2]}": [stamp, ["0" * 64, [], [], False]] for name, (stamp, _) in sources.items()}
+    memo.write_text(json.dumps({name: entry for name, entry in entries.items() if name not in sources} | old))
+    second = Workspace(tmp_path / "w")
+    second.stage(f"{STAGES}:write", "t", str(trace))
+    assert [event.cached for event in second.events] == [True]
 
 
 def test_a_damaged_stage_is_made_again(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from kdedge.errors import DialectError
 from kdedge.exporters import model_file
 from kdedge.exporters.dialects.dialect import Dialect, Integer
 from kdedge.exporters.quantize.roles import WEIGHTED, channel_axis, find_residuals, moved_inputs
-from kdedge.exporters.quantize.wiring import QDQ, constant, folded_into, load
+from kdedge.exporters.quantize.wiring import QDQ, bias_place, constant, folded_into, load
 
 Array = npt.NDArray[Any]
 Finding = tuple[Any, str]  # the node (None for the file as a whole) and what is wrong with it
@@ -200,8 +200,8 @@ def _weighted(node: Any, dialect: Dialect) -> Iterator[Finding]:
     if source is None:
         yield node, f"its weights are quantized but its input `{node.inputs[0].name}` is not"
     yield from ((node, reason) for reason in _channels(node, weight))
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        yield from ((node, reason) for reason in _bias(node, source, weight, dialect))
+    if place := bias_place(node):
+        yield from ((node, reason) for reason in _bias(place[0].inputs[place[1]], source, weight, dialect))
     if node.op_type in dialect.operators("outputs"):
         yield from ((node, reason) for reason in _output(node, dialect))
 
@@ -217,8 +217,8 @@ def _channels(node: Any, weight: Any) -> Iterator[str]:
         yield f"its weights have {shape[wanted]} output channels and {scale.size} scales"
 
 
-def _bias(node: Any, source: Any, weight: Any, dialect: Dialect) -> Iterator[str]:
-    bias = _dequantizer(node.inputs[2])
+def _bias(value: Any, source: Any, weight: Any, dialect: Dialect) -> Iterator[str]:
+    bias = _dequantizer(value)
     if dialect.bias == "float":
         return  # a quantized one was named where its DequantizeLinear stands
     held = None if bias is None else constant(bias.inputs[0])

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from kdedge.artifact import CalibratedRanges, FloatGraph, PreparedData
 from kdedge.errors import ExportError
@@ -21,6 +20,9 @@ from kdedge.exporters.quantize.roles import analyse
 from kdedge.exporters.quantize.wiring import constant, load
 from kdedge.progress import advance
 from kdedge.recipe import QuantizeSection
+from kdedge.runtimes.onnxruntime import import_runtime
+
+ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
 
 TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 

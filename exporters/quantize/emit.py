@@ -13,7 +13,7 @@ from kdedge.exporters.quantize import encoding
 from kdedge.exporters.quantize.encoding import Encoding
 from kdedge.exporters.quantize.plan import Plan
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
-from kdedge.exporters.quantize.wiring import constant
+from kdedge.exporters.quantize.wiring import bias_place, constant
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -122,11 +122,12 @@ class Writer:
         weight = constant(node.inputs[1])
         assert weight is not None
         source = self.encodings[node.inputs[0]]
-        bias = constant(node.inputs[2]) if row.bias is not None else None
+        place = bias_place(node)
+        bias = None if place is None else constant(place[0].inputs[place[1]])
         scales = encoding.weight_scales(np.asarray(self.ranges[row.name, row.axis].symmetric), bias, source, self.dialect)
         node.replace_input_with(1, self._dequantized_weight(node, row, weight, scales))
-        if bias is not None and self.dialect.bias == "int32":
-            node.replace_input_with(2, self._dequantized_bias(node, row, bias, source, scales))
+        if place is not None and bias is not None and self.dialect.bias == "int32":
+            place[0].replace_input_with(place[1], self._dequantized_bias(node, row, bias, source, scales))
 
     def _dequantized_weight(self, node: Any, row: Weight, weight: Array, scales: Float32) -> Any:
         key = (row.name, row.axis, scales.tobytes())

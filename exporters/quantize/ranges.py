@@ -20,7 +20,8 @@ SCHEMA = 1
 class Weight:
     """A constant operand of a node that multiplies by it.
 
-    `axis`: the output channels' axis, always >= 0; `activation`: the tensor on the other side; `bias`: a constant of one value a channel, or None;
+    `axis`: the output channels' axis, always >= 0; `activation`: the tensor on the other side; `bias`: a constant of one value a channel (for a
+    MatMul the one that the Add behind it adds), or None;
     `output`: the node's output. `shape` is the weight's. `group`: convolution groups (1 for Gemm and MatMul).
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdedge.exporters.quantize.ranges import Activation, Residual, SharedScale, Structure, Weight
-from kdedge.exporters.quantize.wiring import FOLDED, attribute, constant, folded_into, is_activation, is_float_activation
+from kdedge.exporters.quantize.wiring import FOLDED, attribute, bias_place, constant, folded_into, is_activation, is_float_activation
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Operators that only move values (or pick the largest): what comes out is among what went in, or zero.
@@ -75,8 +75,9 @@ def _weight(node: Any) -> Weight | None:
     # A grouped transposed convolution has [inputs, outputs / groups, ...]: no axis counts all of its output channels.
     if node.op_type == "ConvTranspose" and group != 1:
         return None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None:
+    bias = None
+    if place := bias_place(node):
+        bias = place[0].inputs[place[1]]
         offsets = constant(bias)
         if offsets is None or offsets.size != held.shape[axis]:
             return None
@@ -106,9 +107,11 @@ def find_residuals(graph: Any, transparent: frozenset[str] = frozenset()) -> tup
     order = {node: place for place, node in enumerate(graph)}
     found = []
     for node in graph:
-        if node.op_type != "Add" or not all(is_activation(value) for value in node.inputs):
+        if node.op_type != "Add":
             continue
         sides = tuple(_source(value, transparent) for value in node.inputs)
+        if not all(is_activation(value) for value in sides):
+            continue
         fusible = [_ends_in_weighted(value) for value in sides]
         if sides[0] is sides[1] or not any(fusible):
             continue

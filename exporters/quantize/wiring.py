@@ -63,6 +63,26 @@ def attribute(node: Any, name: str, default: Any) -> Any:
     return default if found is None else found.value
 
 
+def bias_place(node: Any) -> tuple[Any, int] | None:
+    """The node and the input through which the bias of a weighted node enters, None where it has none.
+
+    A MatMul has no third input: its bias is a constant row that the Add which alone reads the product adds. `node` may be part of a
+    quantized graph, where the row comes out of a DequantizeLinear.
+    """
+    if node.op_type != "MatMul":
+        return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    product, weight = node.outputs[0], node.inputs[1]
+    uses = product.uses()
+    if product.is_graph_output() or len(uses) != 1 or uses[0].node.op_type != "Add" or weight is None or weight.shape is None:
+        return None
+    place = 1 - uses[0].idx
+    row = uses[0].node.inputs[place]
+    producer = None if row is None else row.producer()
+    held = producer.inputs[0] if producer is not None and producer.op_type == "DequantizeLinear" else row
+    is_row = constant(held) is not None and row.shape is not None and list(row.shape) == [weight.shape[-1]]
+    return (uses[0].node, place) if is_row else None
+
+
 def folded_into(value: Any) -> Any:
     """Where the value of a kernel lands once the activations that follow are folded into it: the value itself, or that of the last Relu or Clip."""
     while not value.is_graph_output():

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import typer
+import typer.core
 
 from kdedge.cli import errors
 
 # Order of `kdedge --help`: the main job first.
 COMMANDS = ("demo", "init", "run", "steps", "inspect", "verify", "gate", "recipe", "devices")
 
+
+class _Commands(typer.core.TyperGroup):
+    """Commands whose interruption is ours to explain: typer ends the program without a word."""
+
+    def invoke(self, *arguments: Any) -> Any:
+        try:
+            return super().invoke(*arguments)
+        except KeyboardInterrupt as error:
+            raise errors.Interrupted(errors.INTERRUPTED) from error
+
+
 app = typer.Typer(
     name="kdedge",
+    cls=_Commands,
     help="Take a trained teacher, ship a small student that is proven to behave like it on the device.",
     no_args_is_help=True,
     add_completion=False,

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kdedge.errors import KdedgeError
+
+INTERRUPTED = "finished stages are kept; run the same command again to go on"
+
+
+class Interrupted(KdedgeError):
+    """The user pressed Ctrl-C."""
+
+    kind = "interrupted"
 
 
 @contextmanager
@@ -17,7 +28,7 @@ def explained(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug:
             raise
-        _end("interrupted: finished stages are kept; run the same command again to go on", 2)
+        _end(f"{Interrupted.kind}: {INTERRUPTED}", 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(2)
@@ -29,10 +40,14 @@ def explained(debug: bool) -> Iterator[None]:
         if debug:
             raise
         _end(missing(error), 2)
+    except OSError as error:
+        if debug:
+            raise
+        _end(f"system error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 2)
     except Exception as error:
         if debug:
             raise
-        _end(f"unexpected {type(error).__name__}: {error}\nThis is a defect of kdedge; `--debug` shows where. Finished stages are kept.", 2)
+        _end(unexpected(error), 2)
 
 
 # What each optional module comes with; the base installs none of them.
@@ -66,6 +81,27 @@ def missing(error: ModuleNotFoundError) -> str:
     if extra is None:
         return f"the module `{error.name}` is not installed"
     return f"this needs `{module}`, which is not installed; it comes with: pip install 'kdedge[{extra}]'"
+
+
+def unexpected(error: Exception) -> str:
+    """The sentence for an exception that nobody foresaw: of the user's own code, where it passed through that, else of kdedge."""
+    what = f"{type(error).__name__}: {error}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_foreign(frame.filename)]
+    if own:
+        return f"error in your own code: {what} ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}); finished stages are kept"
+    return f"unexpected {what}\nThis is a defect of kdedge; `--debug` shows where. Finished stages are kept."
+
+
+def _is_foreign(file: str) -> bool:
+    """Whether a file belongs neither to kdedge, nor to Python, nor to an installed package."""
+    path = Path(file)
+    if not path.is_file():
+        return False  # <frozen importlib>, <string>
+    package = Path(__file__).parents[1]
+    installed = sysconfig.get_paths()
+    roots = [package, *(package / link for link in ("exporters", "runtimes", "devices"))]
+    roots += [Path(installed[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return not any(path.resolve().is_relative_to(root.resolve()) for root in roots)
 
 
 def _end(sentence: str, code: int) -> None:

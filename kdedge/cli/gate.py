@@ -23,11 +23,14 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
-        """Judge a run by a policy; what was measured before is read from the workspace, not measured again."""
+        """Judge a run by a policy. What was measured before is read from the workspace; nothing is bundled, and the last run's files stay."""
         import json
 
-        from kdedge.cli.running import run_recipe
-        from kdedge.recipe_file import load_rules
+        from kdedge.cli.running import outcome_of, present
+        from kdedge.gate import decide, parse_policy
+        from kdedge.recipe_file import load_recipe, load_rules
 
-        rules = [f"gate={json.dumps(load_rules(policy))}"] if policy else []
-        raise typer.Exit(run_recipe(recipe, "bundle", workspace, on, [*(set_ or ()), *rules], False, as_json, quiet))
+        overrides = [*(set_ or ()), *([f"gate={json.dumps(load_rules(policy))}"] if policy else ())]
+        result = outcome_of(recipe, "profile", workspace, on, overrides, False, quiet)
+        rules = parse_policy(load_recipe(recipe, overrides).gate, result.task_metric)
+        raise typer.Exit(present(result.having(verdict=decide(rules, result.cells)), as_json, quiet))

@@ -27,4 +27,6 @@ def register(app: typer.Typer) -> None:
                 handle.write(text)
         except FileExistsError as error:
             raise RecipeError(f"{path} exists already and is left as it is; choose another name") from error
+        except OSError as error:
+            raise RecipeError(f"{path} cannot be written: {error.strerror}") from error
         print(f"wrote {path}; next: edit its data section, then `kdedge run {path}`")

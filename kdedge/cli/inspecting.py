@@ -1,31 +1,48 @@
-"""What `kdedge inspect` prints."""
+"""What `kdedge inspect` finds out."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdedge.errors import DialectError, ExportError, KdedgeError
+from kdedge.errors import BundleError, DialectError, ExportError, KdedgeError
 
 
-def describe(path: Path) -> str:
-    """Lines that describe an ONNX file or a bundle.
+def describe(path: Path) -> dict[str, Any]:
+    """What an ONNX file or a bundle says of itself, as plain values.
 
     Raises:
-        KdedgeError: it is neither.
+        KdedgeError: it is neither, or is damaged.
     """
-    if path.is_dir():
-        return _bundle(path)
-    return _onnx(path)
+    return _bundle(path) if path.is_dir() else _onnx(path)
+
+
+def lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The same for people: a line a fact, what belongs to it indented under it."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{name}"
+            yield from lines(value, indent + "  ")
+        elif isinstance(value, list) and value and not isinstance(value[0], int | float):
+            yield f"{indent}{name}"
+            yield from (_printable(f"{indent}  {item}") for item in value)
+        else:
+            yield _printable(f"{indent}{name}: {value if value not in (None, '', [], {}) else '-'}")
+
+
+def _printable(text: str) -> str:
+    """What a file says must not steer the terminal."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def violations(path: Path, dialect: str) -> list[str]:
-    """What in an ONNX file breaks the grammar of a dialect, one line a node.
+    """What in an ONNX file, or in the one of a bundle, breaks the grammar of a dialect: a line a node.
 
     Raises:
-        KdedgeError: there is no such dialect, or the file is not ONNX.
+        KdedgeError: there is no such dialect, or no ONNX file.
     """
     from kdedge.artifact import ImportPath
     from kdedge.exporters.dialects import DIALECTS
@@ -33,42 +50,111 @@ def violations(path: Path, dialect: str) -> list[str]:
 
     if dialect not in DIALECTS:
         raise KdedgeError(f"there is no dialect `{dialect}` (allowed: {', '.join(sorted(DIALECTS))})")
+    file = _graph_in(path) if path.is_dir() else _existing(path)
     try:
-        validate(path, ImportPath(DIALECTS[dialect]).load())
+        validate(file, ImportPath(DIALECTS[dialect]).load())
     except DialectError as error:
-        return str(error).splitlines()[1:] or [str(error)]
+        return [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
     return []
 
 
-def _bundle(folder: Path) -> str:
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        raise KdedgeError(f"{folder} is no bundle: it has no manifest.json")
-    facts: dict[str, Any] = json.loads(manifest.read_text())
-    return json.dumps({key: value for key, value in facts.items() if key != "files"}, indent=2)
+def _graph_in(folder: Path) -> Path:
+    from kdedge.bundle.manifest import read_manifest, safe_path
+
+    with _complete(folder):
+        artifact = read_manifest(folder)["artifact"]
+        if artifact["format"] != "onnx":
+            raise KdedgeError(f"{folder.name}: its artifact is {artifact['format']}; a dialect is checked on ONNX alone")
+        return _existing(folder / safe_path(artifact["graphs"][0]["files"][0], folder))
 
 
-def _onnx(path: Path) -> str:
+def _bundle(folder: Path) -> dict[str, Any]:
+    from kdedge.bundle.manifest import read_manifest
+
+    with _complete(folder):
+        return _facts(read_manifest(folder))
+
+
+@contextmanager
+def _complete(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise BundleError(f"{folder.name}: the manifest does not say all that a manifest says ({type(error).__name__}: {error})") from error
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    from kdedge.estimate import Estimate
+    from kdedge.report.figures import options, size
+
+    artifact, evidence = manifest["artifact"], manifest["evidence"]
+    measured = {**evidence["fidelity"], **evidence["latency"]}
+    return {
+        "bundle": manifest["name"],
+        "digest": manifest["digest"],
+        "files": len(manifest["files"]),
+        "artifact": {
+            "target": f"{artifact['target']} {artifact['precision']}",
+            "format": artifact["format"],
+            "dialect": artifact["dialect"],
+            "size": size(artifact["size_bytes"]),
+            "sha256": artifact["sha256"],
+            "session options": options(artifact["options"]),
+            "checks": artifact["checks"],
+            "notes": artifact["notes"],
+        },
+        "inputs": [_spec(item) for item in manifest["input"]["tensors"]],
+        "outputs": [_spec(item) for item in artifact["graphs"][0].get("outputs", ())],
+        "encoder": manifest["input"]["encoder"],
+        "classes": len(manifest["classes"]),
+        "evidence": {
+            "device": f"{evidence['device']}: {evidence['status']}" + (f" ({evidence['reason']})" if evidence["reason"] else ""),
+            "runtime": f"{artifact['runtime']} {evidence['runtime_version']}",
+            **{name: str(Estimate(**figure)) for name, figure in measured.items()},
+            "executed": evidence["executed"],
+        },
+        "golden": f"{manifest['golden']['source']}; at least {manifest['golden']['minimum_sqnr_db']:g} dB",
+        "lineage": manifest["lineage"],
+    }
+
+
+def _spec(tensor: Mapping[str, Any]) -> str:
+    sizes = [str(size) if isinstance(size, int) else f"{size['name']}={size['minimum']}..{size['maximum']}" for size in tensor["shape"]]
+    return f"{tensor['name']} {tensor['dtype']} [{', '.join(sizes)}]"
+
+
+def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(_existing(path)), load_external_data=False)
+    except KdedgeError:
+        raise
     except Exception as error:  # protobuf and onnx raise many kinds; all mean the same here
         raise ExportError(f"{path} is not an ONNX file that can be read: {error}") from error
-    counts = Counter(node.op_type for node in model.graph.node)
+    if not model.graph.node:
+        raise ExportError(f"{path} is not an ONNX file: it holds no graph")
     initializers = {item.name for item in model.graph.initializer}
-    opsets = {item.domain or "ai.onnx": item.version for item in model.opset_import}
-    lines = [f"{path}: IR {model.ir_version}, opset {opsets}, {path.stat().st_size} bytes"]
-    lines += [f"input  {_value(value)}" for value in model.graph.input if value.name not in initializers]
-    lines += [f"output {_value(value)}" for value in model.graph.output]
-    lines.append("operators " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    lines += [f"{item.key}: {item.value}" for item in model.metadata_props]
-    return "\n".join(lines)
+    return {
+        "file": f"{path}, {path.stat().st_size} bytes",
+        "ir": model.ir_version,
+        "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
+        "inputs": [_value(value) for value in model.graph.input if value.name not in initializers],
+        "outputs": [_value(value) for value in model.graph.output],
+        "operators": dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        "metadata": {item.key: item.value for item in model.metadata_props},
+    }
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise KdedgeError(f"{path}: there is no such file")
+    return path
 
 
 def _value(value: Any) -> str:
     import onnx
 
     tensor = value.type.tensor_type
-    shape = [dimension.dim_param or dimension.dim_value for dimension in tensor.shape.dim]
-    return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
+    sizes = [dimension.dim_param or str(dimension.dim_value) for dimension in tensor.shape.dim]
+    return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(sizes)}]"

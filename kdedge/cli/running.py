@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from kdedge.pipeline import Until
+    from kdedge.report.result import RunResult
 
 
 def run_recipe(
@@ -27,12 +28,18 @@ def run_recipe(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Run, print, and return the exit code of design: 0 fine, 1 failed, 3 inconclusive."""
+    """Run, print, and return the exit code: 0 fine, 1 failed, 3 inconclusive."""
+    return present(outcome_of(recipe, until, workspace, on, overrides, remeasure, quiet), as_json, quiet)
+
+
+def outcome_of(
+    recipe: Path, until: Until, workspace: Path, on: Sequence[str] | None, overrides: Sequence[str] | None, remeasure: bool, quiet: bool
+) -> RunResult:
+    """Run, with progress on standard error."""
     from kdedge.api import run
-    from kdedge.cli.table import print_result
 
     with _listener(quiet) as (listener, on_stage):
-        result = run(
+        return run(
             recipe,
             workspace=workspace,
             devices=on or None,
@@ -42,6 +49,12 @@ def run_recipe(
             listener=listener,
             on_stage=on_stage,
         )
+
+
+def present(result: RunResult, as_json: bool, quiet: bool) -> int:
+    """Print what a person reads, then what a machine reads, and return the exit code."""
+    from kdedge.cli.table import print_result
+
     if not quiet:
         print_result(result)
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kdedge.artifact import ImportPath, SplitSource
 from kdedge.data.names import unknown
 from kdedge.errors import DataError, RecipeError
+from kdedge.source import file_of
 
 if TYPE_CHECKING:
     from kdedge.data.examples import Examples
@@ -27,6 +28,7 @@ READERS: dict[str, str] = {
 
 # What each reader reads: a file or folder, the user's code, or nothing outside its package.
 _READS = {"npz": "file", "folder": "folder", "sklearn": "nothing", "tsv": "file", "python": "code"}
+_SAMPLE = ImportPath("kdedge.data.python_dataset:sample")
 
 
 def split_source(key: str, text: str) -> tuple[str, str]:
@@ -47,23 +49,46 @@ def sources_of(data: DataSection) -> tuple[Path | ImportPath, ...]:
     """Everything that reading this section depends on: the readers' code, and the files, folders or user's code that they read.
 
     Raises:
-        RecipeError: an unknown reader.
-        DataError: a file or folder that is not there.
+        RecipeError: an unknown reader, or code that is not named as `module:factory`.
+        DataError: a file, folder or module that is not there.
     """
     found: list[Path | ImportPath] = []
     for key, text in (("data.train", data.train), ("data.test", data.test)):
         reader, argument = split_source(key, text)
         found.append(ImportPath(READERS[reader]))
         if _READS[reader] == "code":
-            found.append(ImportPath(argument))
+            found.append(_code(key, argument))
         elif _READS[reader] != "nothing":
             path = Path(argument)
-            if not path.exists():
+            if not (path.is_dir() if _READS[reader] == "folder" else path.is_file()):
                 raise DataError(f"{key}: there is no {_READS[reader]} {path}")
             found.append(path)
     if data.tokenizer.folder is not None and not data.tokenizer.folder.is_dir():
         raise DataError(f"data.tokenizer.folder: there is no folder {data.tokenizer.folder}")
     return tuple(dict.fromkeys(found))
+
+
+def samples_of(data: DataSection) -> tuple[str, ...]:
+    """A digest for each split that the user's code makes, of what it gives now: the code may be the same and read files that are not.
+
+    Raises:
+        DataError: the code fails.
+    """
+    found = []
+    for key, text, split, limit in (("data.train", data.train, "train", data.limit_train), ("data.test", data.test, "test", data.limit_test)):
+        reader, argument = split_source(key, text)
+        if _READS[reader] == "code":
+            found.append(_SAMPLE.load()(argument, split, limit))
+    return tuple(found)
+
+
+def _code(key: str, argument: str) -> ImportPath:
+    module, _, name = argument.partition(":")
+    if not module or not name:
+        raise RecipeError(f"{key}: `python:{argument}` must look like `python:package.module:factory`")
+    if file_of(module) is None:
+        raise DataError(f"{key}: there is no module `{module}` with a source file (is its folder on PYTHONPATH?)")
+    return ImportPath(argument)
 
 
 def open_examples(split: SplitSource) -> Examples:

@@ -99,11 +99,16 @@ def _list(root: Path) -> dict[str, list[str]]:
         raise DataError(f"{root} has no class folders; images must lie as {root.name}/CLASS/image.jpg")
     found: dict[str, list[str]] = {}
     for folder in folders:
-        files = sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files = sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _is_given(path))
         if not files:
             raise DataError(f"{folder} holds no image (known endings: {', '.join(SUFFIXES)})")
         found[folder.name] = files
     return found
+
+
+def _is_given(path: Path) -> bool:
+    """A link that leads nowhere counts: it stands for an image that cannot be read."""
+    return path.is_file() or path.is_symlink()
 
 
 def _content(path: Path) -> bytes:

@@ -50,7 +50,8 @@ def decode(content: bytes, name: str) -> UInt8:
     except DataError:
         raise
     except Exception as error:  # A damaged file makes Pillow's decoders raise nearly anything.
-        raise DataError(f"{name} is not an image that can be read: {error}") from error
+        said = str(error).partition(" <_io.")[0]  # Pillow names the buffer that it was given
+        raise DataError(f"{name} is not an image that can be read: {said}") from error
 
 
 def from_pil(image: Any) -> UInt8:

@@ -27,6 +27,8 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     x, y = f"x_{split}", f"y_{split}"
     found = _load(path, (x, y), "classes")
     images, labels = _images(found[x], f"{path}: {x}"), _labels(found[y], f"{path}: {y}")
+    if not len(images):
+        raise DataError(f"{path}: {x} is empty: the {split} split needs at least one image")
     if len(images) != len(labels):
         raise DataError(f"{path}: {x} has {len(images)} images and {y} {len(labels)} labels; both must have the same length")
     if "classes" in found:
@@ -44,7 +46,9 @@ def _load(path: Path, needed: tuple[str, ...], optional: str) -> dict[str, Array
     try:
         archive = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not an .npz file that numpy can read without pickle: {error}") from error
+        # What numpy cannot recognise it takes for a pickle, and says how to load that all the same.
+        what = error if zipfile.is_zipfile(path) else "it is no zip archive"
+        raise DataError(f"{path} is not an .npz file that can be read: {what}") from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise DataError(f"{path} holds one array and not an .npz archive; save it with numpy.savez(path, {needed[0]}=..., {needed[1]}=...)")
     with archive:

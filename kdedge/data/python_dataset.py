@@ -29,6 +29,8 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 _TRIED_TWICE = 4
+_SAMPLED = 16
+_LARGEST_LABEL = np.iinfo(np.int64).max
 
 
 class DatasetExamples:
@@ -58,6 +60,8 @@ class DatasetExamples:
             if isinstance(example, str) != (self.kind == "text"):
                 raise DataError(f"{self.ids[index]}: this was {self.kind} data when it was read first")
             found.append(example)
+        if self.uniform and len({example.shape for example in found}) > 1:
+            raise DataError(f"{self.ids[int(indices[0])]} and those with it have several sizes; all had one when they were read first")
         return np.stack(found) if self.uniform and found else found
 
 
@@ -69,8 +73,9 @@ def open_dataset(factory: ImportPath, split: str, labels: Path, kind: str, unifo
     """
     numbers = np.load(labels, allow_pickle=False)
     dataset = _make(factory, split)
-    if len(dataset) < len(numbers):
-        raise DataError(f"{factory.value} gives {len(dataset)} examples of {split}; there were at least {len(numbers)} when it was read first")
+    size = _size(dataset, _name(factory, split))
+    if size < len(numbers):
+        raise DataError(f"{factory.value} gives {size} examples of {split}; there were at least {len(numbers)} when it was read first")
     return DatasetExamples(dataset, numbers, _name(factory, split), kind, uniform)
 
 
@@ -83,7 +88,8 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     factory = ImportPath(argument)
     dataset = _make(factory, split)
     name = _name(factory, split)
-    size = min(len(dataset), limit or len(dataset))
+    size = _size(dataset, name)
+    size = min(size, limit or size)
     if size == 0:
         raise DataError(f"{name} is empty: the {split} split needs at least one example")
     ids = _ids(name, size)
@@ -106,6 +112,22 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     arguments = {"factory": factory, "split": split, "labels": file, "kind": kind, "uniform": facts is not None and facts.size is not None}
     source = SplitSource(ImportPath("kdedge.data.python_dataset:open_dataset"), arguments, size, digest.hexdigest())
     return ReadSplit(source, "image" if facts is not None else "text", labels, names, ids, facts)
+
+
+def sample(argument: str, split: str, limit: int | None) -> str:
+    """A digest of how many examples a dataset has and of a few of them, the first and the last among them.
+
+    Raises:
+        DataError: as `read`.
+    """
+    factory = ImportPath(argument)
+    dataset, name = _make(factory, split), _name(factory, split)
+    size = _size(dataset, name)
+    size = min(size, limit or size)
+    digest = hashlib.sha256(f"{size}".encode())
+    for index in np.unique(np.linspace(0, size - 1, _SAMPLED).astype(np.int64)).tolist() if size else ():
+        digest.update(_bytes(*_item(dataset, index, f"{name}[{index}]")))
+    return digest.hexdigest()
 
 
 def _items(dataset: Any, size: int, ids: NumberedIds, split: str) -> Iterator[tuple[UInt8 | str, int]]:
@@ -139,6 +161,13 @@ def _make(factory: ImportPath, split: str) -> Any:
     return dataset
 
 
+def _size(dataset: Any, name: str) -> int:
+    try:
+        return len(dataset)
+    except Exception as error:  # The user's code may raise anything.
+        raise DataError(f"{name} does not say how many examples it has: {type(error).__name__}: {error}") from error
+
+
 def _takes_split(function: Any) -> bool:
     try:
         signature = inspect.signature(function)
@@ -162,6 +191,8 @@ def _item(dataset: Any, index: int, name: str) -> tuple[UInt8 | str, int]:
         label = operator.index(item[1])
     except TypeError as error:
         raise DataError(f"{name}: the label is a {type(item[1]).__name__}; it must be a whole number that counts classes from 0") from error
+    if abs(label) > _LARGEST_LABEL:
+        raise DataError(f"{name}: the label needs {label.bit_length()} bits; it must be the number of a class, counted from 0")
     return _example(item[0], name), label
 
 

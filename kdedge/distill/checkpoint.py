@@ -9,10 +9,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from kdedge.models.weights import as_safetensors
 from kdedge.progress import message
 
 _NEWEST, _PREVIOUS, _PARTIAL = "checkpoint.bin", "checkpoint.previous.bin", "checkpoint.partial"
@@ -54,9 +54,7 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
     Raises:
         OSError: the disk is full or cannot be written.
     """
-    # Each tensor on its own and in order of rows: tied tensors are written twice, and no memory layout of training reaches the file.
-    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    _write(path.parent / _PARTIAL, safetensors.torch.save(tensors))
+    _write(path.parent / _PARTIAL, as_safetensors(state))
     (path.parent / _PARTIAL).replace(path)
 
 

@@ -14,7 +14,7 @@ from kdedge.artifact import Encoder, ModelFiles, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.distill.step import Placed
-from kdedge.errors import ModelError, TrainingError
+from kdedge.errors import KdedgeError, ModelError, TrainingError
 from kdedge.models.load import load
 from kdedge.runtimes.errors import RuntimeFailure
 from kdedge.runtimes.onnxruntime import open_session
@@ -105,6 +105,7 @@ def _open(files: ModelFiles) -> _Member:
 
 class _TorchMember:
     def __init__(self, files: ModelFiles) -> None:
+        self._name = f"teacher `{files.name}`"
         self._module = load(files).float().requires_grad_(False).eval()
         self._inputs = [spec.name for spec in files.inputs]
 
@@ -116,11 +117,21 @@ class _TorchMember:
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         given = [inputs[name] for name in self._inputs]
         with torch.autocast(given[0].device.type, enabled=False):
-            answer: dict[str, Tensor] = self._module(*given)
+            answer: dict[str, Tensor] = self._run(given)
         return {name: value.float() for name, value in answer.items()}
 
     def owns(self, addresses: set[int]) -> bool:
         return any(parameter.data_ptr() in addresses for parameter in self._module.parameters())
+
+    def _run(self, given: list[Tensor]) -> dict[str, Tensor]:
+        try:
+            answer: dict[str, Tensor] = self._module(*given)
+        except KdedgeError:
+            raise
+        except Exception as error:  # the model may be anybody's code
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in zip(self._inputs, given, strict=True))
+            raise ModelError(f"{self._name} cannot be run on {shapes}: {type(error).__name__}: {error}") from error
+        return answer
 
 
 class _OnnxMember:

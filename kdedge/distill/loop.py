@@ -22,7 +22,7 @@ from kdedge.distill.seeding import derived, reproducible, seed_everything
 from kdedge.distill.spec import TrainingSpec
 from kdedge.distill.step import Guide, Step, place
 from kdedge.errors import TrainingError
-from kdedge.models.load import Model, build, check_classes, count_parameters
+from kdedge.models.load import Model, build, check_classes, files_of
 from kdedge.models.spec import ModelSpec
 from kdedge.progress import advance
 
@@ -91,19 +91,7 @@ def train(
             accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             remove_checkpoints(folder)
-    return ModelFiles(
-        name=spec.name,
-        factory=spec.factory,
-        arguments=spec.arguments,
-        weights=weights,
-        onnx=None,
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-        encoder=spec.encoder,
-        classes=spec.classes,
-        normalize=spec.normalize,
-        parameters=count_parameters(model),
-    )
+    return files_of(spec, weights, model)
 
 
 def _check(spec: ModelSpec, model: Model, teacher: Companion | None, data: PreparedData) -> None:
@@ -148,7 +136,7 @@ class _Run:
         self.accelerator, self.section, self.seed, self.folder, self.what = accelerator, section, seed, folder, what
         self.batches = Batches(examples, task, encoders, plan, rank=accelerator.process_index, processes=accelerator.num_processes)
         self.total = section.epochs * self.batches.steps_per_epoch
-        self.evaluate = Step(training.terms, task, spec.encoder, spec.inputs, teacher)
+        self.evaluate = Step(training.terms, task, spec.encoder, spec.inputs, teacher, spec.name)
         self.prepared, self.optimizer = accelerator.prepare(model, build_optimizer(model, section.optimizer))
         self.model = accelerator.unwrap_model(self.prepared)
         self.average = Average(self.model, section.ema) if section.ema is not None else None
@@ -188,7 +176,10 @@ class _Run:
         inputs, labels = place(batch, self.batches.encoders, self.accelerator.device, self.section.channels_last)
         self.optimizer.zero_grad()
         loss, values = self.evaluate(self.prepared, inputs, labels)
-        self.accelerator.backward(loss * batch.share if batch.share != 1.0 else loss)
+        try:
+            self.accelerator.backward(loss * batch.share if batch.share != 1.0 else loss)
+        except RuntimeError as error:
+            raise TrainingError(f"the gradient of the loss cannot be computed in step {self.step + 1}: {error}") from error
         if self.section.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
         self.optimizer.step()

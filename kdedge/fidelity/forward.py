@@ -12,7 +12,7 @@ from kdedge import progress
 from kdedge.artifact import Encoder, ImageEncoder, ModelFiles
 from kdedge.data.encode import encode, lengths
 from kdedge.data.examples import Examples
-from kdedge.errors import MissingExtra, ModelError
+from kdedge.errors import KdedgeError, MissingExtra, ModelError
 from kdedge.runtimes.errors import NotAvailable, RuntimeFailure
 from kdedge.tasks.prepare import by_length
 
@@ -91,12 +91,16 @@ def _torch_run(files: ModelFiles) -> tuple[Run, int]:
 
     def run(inputs: dict[str, Array]) -> Mapping[str, Array]:
         try:
-            with torch.inference_mode():
-                outputs = model(*[torch.from_numpy(inputs[name]) for name in names])
+            given = [torch.from_numpy(inputs[name]) for name in names]
         except KeyError as error:
             raise _missing_input(files, error, inputs) from error
-        except RuntimeError as error:
-            raise ModelError(f"model `{files.name}` cannot be run: {_first_line(error)}") from error
+        try:
+            with torch.inference_mode():
+                outputs = model(*given)
+        except KdedgeError:
+            raise
+        except Exception as error:  # the model may be anybody's code
+            raise ModelError(f"model `{files.name}` cannot be run: {type(error).__name__}: {_first_line(error)}") from error
         return {name: value.float().numpy() if value.is_floating_point() else value.numpy() for name, value in outputs.items()}
 
     return run, _BATCH

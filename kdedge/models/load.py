@@ -14,8 +14,7 @@ from kdedge.artifact import Dimension, ModelFiles, TensorSpec
 from kdedge.errors import KdedgeError, ModelError, TrainingError
 from kdedge.models.normalize import Normalize
 from kdedge.models.spec import LOGITS, ModelSpec, spec_of
-from kdedge.models.weights import fill
-from kdedge.models.weights import save_weights as save_weights
+from kdedge.models.weights import fill, save_weights
 
 TOOLS = ("torch", "safetensors")
 
@@ -81,6 +80,11 @@ def to_files(spec: ModelSpec, module: nn.Module, folder: Path) -> ModelFiles:
     """Write a model's weights to `folder/model.safetensors` and say how to build it again."""
     weights = folder / "model.safetensors"
     save_weights(module, weights)
+    return files_of(spec, weights, module)
+
+
+def files_of(spec: ModelSpec, weights: Path, module: nn.Module) -> ModelFiles:
+    """How to build `module`, which `spec` made, again: with the weights that were written."""
     return ModelFiles(
         name=spec.name,
         factory=spec.factory,
@@ -136,6 +140,9 @@ def _construct(spec: ModelSpec) -> nn.Module:
         raise ModelError(f"model `{spec.name}`: `{spec.factory.value}` failed with {spec.arguments}: {type(error).__name__}: {error}") from error
     if not isinstance(inner, nn.Module):
         raise ModelError(f"model `{spec.name}`: `{spec.factory.value}` made a {type(inner).__name__}, not a torch.nn.Module")
+    odd = [name for name, value in inner.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ModelError(f"model `{spec.name}`: its state holds `{odd[0]}`, which is no tensor: weights are kept as tensors alone")
     return inner
 
 

@@ -167,7 +167,10 @@ def _embed(model: Any, path: Path) -> None:
                 raise ModelError(f"{path}: its weights lie in `{location}`, outside its folder; such a file is not read")
             if not (path.parent / location).is_file():
                 raise ModelError(f"{path}: its weights lie in `{location}`, which is not there")
-    ir.external_data.load_to_model(model)
+    try:
+        ir.external_data.load_to_model(model)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path}: its weights in a file beside it cannot be read, is that cut short? ({error})") from error
 
 
 def _rename(model: Any, value: Any, name: str) -> None:

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+# Channels double with each stage: one more than this and a small width still has thousands.
+_MOST_STAGES = 10
+
+
 class ConvBlock(nn.Module):
     """3x3 convolution, batch normalisation, relu."""
 
@@ -60,5 +64,11 @@ class SmallCnn(nn.Module):
 
 
 def small_cnn(*, classes: int, width: int = 16, depth: int = 1, stages: int = 3, in_channels: int = 3) -> SmallCnn:
-    """`width`: channels of the first stage; `depth`: residual blocks a stage (0 for none); `stages`: how often the size is halved."""
+    """`width`: channels of the first stage; `depth`: residual blocks a stage (0 for none); `stages`: how often the size is halved.
+
+    Raises:
+        ValueError: a number with which there is no network.
+    """
+    if width < 1 or depth < 0 or not 1 <= stages <= _MOST_STAGES:
+        raise ValueError(f"width is at least 1, depth at least 0, stages 1 to {_MOST_STAGES}; they are {width}, {depth} and {stages}")
     return SmallCnn(classes, width, depth, stages, in_channels)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,10 @@ def fill(module: nn.Module, path: Path, label: str) -> None:
     """Load weights into a module: every name and shape must fit.
 
     Raises:
-        ModelError: lists missing and unexpected names and differing shapes, or a weight that is no number.
+        ModelError: lists missing and unexpected names and differing shapes, or a weight that is no number, or an integer where the model has none.
     """
     state = read_weights(path)
+    _check_kinds(module, state, path, label)
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -52,15 +55,29 @@ def fill(module: nn.Module, path: Path, label: str) -> None:
         raise ModelError(f"{label}: the weights in {path} hold values that are no finite numbers, in {_first(broken)}")
 
 
+def _check_kinds(module: nn.Module, state: Mapping[str, Tensor], path: Path, label: str) -> None:
+    """torch would cast integers (weights of a quantized model) to floats without their scale, in silence."""
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor) and value.is_floating_point()}
+    odd = [f"{name} ({str(state[name].dtype).removeprefix('torch.')})" for name in own if name in state and not state[name].is_floating_point()]
+    if odd:
+        raise ModelError(f"{label}: the weights in {path} are not floating point, as those of a quantized model: {_first(odd)}")
+
+
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's state as safetensors: the same state gives the same bytes.
 
     Raises:
         MissingExtra: safetensors is not installed.
+        OSError: the disk is full or cannot be written.
     """
-    # Tensors that share memory (tied weights) are written each for itself: safetensors refuses views.
-    state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in module.state_dict().items()}
-    _safetensors().save_file(state, path)
+    # Not the library's own `save_file`: on a full disk that raises an error of a class of its own, and leaves half a file behind.
+    path.write_bytes(as_safetensors(module.state_dict()))
+
+
+def as_safetensors(state: Mapping[str, Tensor]) -> bytes:
+    """What a file of weights holds: the same for the same values, whatever their device and memory layout. Tied tensors are there twice."""
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    return bytes(_safetensors().save(tensors))
 
 
 def _safetensors() -> Any:
@@ -81,18 +98,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_checkpoint(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on pickle protocols is for whoever wrote the file
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path}: is no checkpoint of tensors alone, and kdedge runs no code from a file: "
-            f"save `model.state_dict()` with safetensors.torch.save_file (torch says: {_sentence(error)})"
+            f"{path}: is no checkpoint of tensors alone{_would_run(error)}, and kdedge runs no code from a file: "
+            "save `model.state_dict()` with safetensors.torch.save_file"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: is not a checkpoint that torch can read: {_sentence(error)}") from error
+    except Exception as error:  # A damaged file makes torch's readers raise nearly anything, often without a word.
+        raise ModelError(f"{path}: is not a checkpoint that torch can read ({type(error).__name__}: {_sentence(error)})") from error
+
+
+def _would_run(error: Exception) -> str:
+    """What a checkpoint would have run, as torch's refusal names it (its advice is how to run it after all, which is left out)."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" (it would run `{found[1]}`)" if found else ""
 
 
 def _sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    return str(error).strip().partition("\n")[0][:200] or "nothing said"
 
 
 def _state(checkpoint: Any) -> dict[str, Tensor]:

@@ -122,6 +122,8 @@ def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
             return "is empty: it needs at least one value"
         case "too_long":
             return f"has {context['actual_length']} values, at most {context['max_length']} are allowed"
+        case "string_too_long":
+            return f"has {len(value)} characters, at most {context['max_length']} are allowed"
         case "string_pattern_mismatch":
             return f"must begin with a letter or digit and hold only letters, digits, `.`, `_` and `-`, not {shown(value)}"
     return None

@@ -20,6 +20,10 @@ Key = tuple[str | int, ...]
 
 # Aliases can name a section twice; a few lines of them can also grow to more values than memory holds.
 MOST_VALUES = 20_000
+# The deepest place of a recipe is about six keys away from its top.
+DEEPEST = 50
+# Python itself refuses to read, and to write as JSON, whole numbers of thousands of digits.
+MOST_DIGITS = 100
 
 
 @dataclass
@@ -65,6 +69,8 @@ def parse(text: str, source: str) -> Tree:
         raise RecipeError(f"{where}: not valid YAML: {error.problem or error.context}{_hint(text, mark)}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: not valid YAML: {str(error).partition(chr(10))[0]}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source}: its lists and sections stand inside one another too deeply for a recipe") from error
     reader = _Reader(source)
     tree = Tree(reader.value(node, ()) if node is not None else None, source, reader.places)
     if reader.problems:
@@ -98,6 +104,8 @@ class _Reader:
             raise RecipeError(f"{self.line(node)}: the recipe grows to more than {MOST_VALUES} values; its aliases (*name) repeat too much")
         if id(node) in self.open:
             raise RecipeError(f"{self.line(node)}: an alias (*name) stands inside what it names")
+        if len(key) > DEEPEST:
+            raise RecipeError(f"{self.line(node)}: lists and sections stand more than {DEEPEST} deep inside one another")
         self.places.setdefault(key, self.line(node))
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
@@ -155,6 +163,8 @@ class _Reader:
             case "bool":
                 return text.lower() == "true"
             case "int":
+                if len(text) > MOST_DIGITS:
+                    return self.wrong(node, f"`{text[:20]}...` is a number of {len(text)} digits, at most {MOST_DIGITS} are allowed")
                 return int(text, 0 if text[:2] in ("0x", "0o") else 10)
             case "float":
                 number = float(text.replace(".inf", "inf").replace(".nan", "nan")) if text.lower()[-3:] not in ("inf", "nan") else math.nan

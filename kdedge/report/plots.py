@@ -39,12 +39,20 @@ def pareto(cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, *
         import matplotlib as mpl
     except ModuleNotFoundError as error:
         raise MissingExtra("matplotlib", "report", "the report") from error
-    # Text as text and fixed ids: small, searchable, the same bytes for the same figures. A `$` in a name is no formula.
-    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": f"kdedge {narrow}", "font.size": 10, "text.parse_math": False}
-    settings |= {key: _INK for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")}
-    with mpl.rc_context(settings):
-        figure = _drawn(shown, scores, metric, narrow)
-        return _svg(figure, "narrow" if narrow else "wide")
+    with mpl.rc_context():
+        mpl.rcdefaults()  # no person's own style
+        mpl.rcParams.update(_SETTINGS)
+        mpl.rcParams["svg.hashsalt"] = f"kdedge {'narrow' if narrow else 'wide'}"
+        return _svg(_drawn(shown, scores, metric, narrow), "narrow" if narrow else "wide")
+
+
+# Text as text and fixed ids: small, searchable, the same bytes for the same figures. A `$` in a name is no formula.
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.parse_math": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK),
+}
 
 
 def timed(cells: Sequence[Cell]) -> list[Cell]:
@@ -134,9 +142,10 @@ def _svg(figure: Figure, prefix: str) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # The style would hold for the whole page, which says the same of drawings alone.
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r"(font: [0-9.]+px) [^;\"]*", r"\1 var(--font)", text)
+    text = re.sub(r"(font(?:-family)?:(?: [0-9.]+px)?) '[^;\"]*", r"\1 var(--font)", text)
     text = re.sub(r'((?: id|xlink:href)="#?|url\(#)', rf"\g<1>{prefix}-", text)
     for colour, name in _NAMED.items():
         text = text.replace(colour, name)

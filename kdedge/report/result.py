@@ -12,8 +12,10 @@ from typing import Any
 from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
+from kdedge.errors import WorkspaceError
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
+from kdedge.report.figures import why
 
 
 @dataclass(frozen=True)
@@ -64,74 +66,107 @@ class RunResult:
 def publish(result: RunResult, folder: Path) -> RunResult:
     """Put bundles, report and JSON result into `folder`, each whole or not at all; returns the result with their paths there.
 
-    The caller sees to it that nobody else does so at the same time. What a killed attempt left is written over.
+    A bundle that an earlier run put there and this one does not ship is taken away: what lies there may be shipped.
+
+    Raises:
+        WorkspaceError: the disk is full, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     page, record = folder / "report.html", folder / "result.json"
-    result = result.having(bundles=tuple(_lay(bundle, folder / "bundles") for bundle in result.bundles))
-    if result.report is not None:
-        _replace(page, result.report.read_text(encoding="utf-8"))
-        result = result.having(report=page)
-    result = result.having(record=record)
-    _replace(record, json.dumps(result.as_json(), indent=1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        result = result.having(bundles=tuple(_lay(bundle, folder / "bundles") for bundle in result.bundles))
+        _keep_only({bundle.name for bundle in result.bundles}, folder / "bundles")
+        if result.report is not None:
+            _replace(page, result.report.read_text(encoding="utf-8"))
+            result = result.having(report=page)
+        result = result.having(record=record)
+        _replace(record, json.dumps(result.as_json(), indent=1) + "\n")
+    except OSError as error:
+        where = error.filename or folder
+        raise WorkspaceError(f"could not publish the run in {folder}: {error.strerror} ({where}); all stages are kept, run again") from error
     return result
 
 
 def _lay(bundle: Bundle, folder: Path) -> Bundle:
     """A copy of a bundle in `folder`: the cache keeps its own, which nobody edits."""
-    target, coming, going = folder / bundle.name, folder / f".{bundle.name}.new", folder / f".{bundle.name}.old"
-    for leftover in (coming, going):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if target != bundle.path and not _same(bundle.path / MANIFEST, target / MANIFEST):
-        shutil.copytree(bundle.path, coming)
-        if target.exists():
-            target.rename(going)
-        coming.rename(target)
-        shutil.rmtree(going, ignore_errors=True)
+    target = folder / bundle.name
+    if target != bundle.path and not _same(bundle.path, target):
+        temporary = folder / f".{bundle.name}.{os.getpid()}"
+        try:
+            shutil.copytree(bundle.path, temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return dataclasses.replace(bundle, path=target)
 
 
-def _same(a: Path, b: Path) -> bool:
-    return b.is_file() and a.read_bytes() == b.read_bytes()
+def _same(cached: Path, target: Path) -> bool:
+    """Whether the copy is what it was when it was made: the same files, of the same size and time of change."""
+    return _stamps(cached) == _stamps(target)
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return {name: (status.st_size, status.st_mtime_ns) for name, status in found}
+
+
+def _keep_only(names: set[str], folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        # What begins with a dot is on its way here, from this run or another.
+        if path.name not in names and not path.name.startswith(".") and (path / MANIFEST).is_file():
+            shutil.rmtree(path)
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def figure(estimate: Estimate | None) -> dict[str, Any] | None:
-    """One figure with its interval, or null where it was not measured."""
-    return dataclasses.asdict(estimate) if estimate else None
+def figure(estimate: Estimate | None) -> dict[str, str | float | int | None] | None:
+    """One figure with its interval: name, value, low, high, n, unit; null where it was not measured."""
+    return estimate.as_json() if estimate else None
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """One artifact on one device. A proxy's latency and memory say nothing about the target, so they are null and the reason says why."""
+    fidelity, latency = cell.fidelity, cell.latency
+    timed = {} if cell.proxy else latency.figures
+    return {
+        **artifact_json(cell.artifact),
+        "device": cell.device,
+        "status": cell.status,
+        "reason": why(cell),
+        **{name: figure(fidelity.figures.get(name)) for name in _FIDELITY},
+        "largest_error": fidelity.largest_error,
+        **{name: figure(timed.get(name)) for name in _LATENCY},
+        "peak_memory_mb": None if cell.proxy else latency.peak_memory_mb,
+        "executed": dict(fidelity.executed),
+    }
+
+
+_FIDELITY = ("metric", "agreement_teacher", "agreement_student", "kl_student", "kl_teacher", "sqnr_db")
+_LATENCY = ("latency_median", "latency_p90")
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:
-    """What is known of an artifact before any device ran it."""
+    """One artifact before any device ran it: the same keys, with nothing measured."""
     return {
         "target": artifact.target,
         "precision": artifact.precision,
         "path": str(artifact.main.files[0]),
         "sha256": artifact.sha256,
         "size_bytes": artifact.size_bytes,
-        "checks": dict(artifact.checks),
-    }
-
-
-def cell_json(cell: Cell) -> dict[str, Any]:
-    """One artifact on one device."""
-    fidelity, latency = cell.fidelity, cell.latency
-    names = ("metric", "agreement_teacher", "agreement_student", "kl_student", "kl_teacher", "sqnr_db")
-    return {
-        **artifact_json(cell.artifact),
-        "device": cell.device,
-        "proxy": cell.proxy,
-        "status": cell.status,
-        "reason": cell.reason,
-        **{name: figure(fidelity.figures.get(name)) for name in names},
-        "largest_error": fidelity.largest_error,
-        "latency_median": figure(latency.figures.get("latency_median")),
-        "latency_p90": figure(latency.figures.get("latency_p90")),
-        "peak_memory_mb": latency.peak_memory_mb,
-        "executed": dict(fidelity.executed),
+        "device": None,
+        "status": "not-run",
+        "reason": "; ".join(("the run stopped before devices were asked", *(f"{name}: {text}" for name, text in artifact.checks.items()))),
+        **dict.fromkeys(_FIDELITY),
+        "largest_error": None,
+        **dict.fromkeys(_LATENCY),
+        "peak_memory_mb": None,
+        "executed": {},
     }

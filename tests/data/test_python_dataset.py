@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdedge.data import open_examples
+from kdedge.data import open_examples, samples_of
 from kdedge.data.python_dataset import read
 from kdedge.data.reading import ReadSplit
 from kdedge.errors import DataError, KdedgeError
+from kdedge.recipe import DataSection
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,20 @@ def test_images_of_every_kind_are_the_same_bytes(tmp_path: Path, name: str) -> N
     assert split.images is not None
     assert split.images.mean == pytest.approx(tuple(PIXELS.reshape(-1, 3).mean(axis=0) / 255))
     assert split.source.fingerprint == found("arrays", tmp_path).source.fingerprint
+
+
+def test_data_that_changed_under_the_same_code_changes_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets_for_tests
+
+    data = DataSection(train="python:datasets_for_tests:arrays", test="python:datasets_for_tests:arrays", limit_train=5)
+    before = samples_of(data)
+    assert len(set(before)) == 2  # 5 examples of train, 3 of test
+    assert samples_of(data) == before
+    changed = datasets_for_tests.PIXELS.copy()
+    changed[4] += 1
+    monkeypatch.setattr(datasets_for_tests, "PIXELS", changed)
+    assert samples_of(data)[0] != before[0]
+    assert samples_of(DataSection(train="sklearn:digits", test="npz:nowhere.npz")) == ()
 
 
 def test_a_factory_is_told_the_split_if_it_asks(tmp_path: Path) -> None:
@@ -82,5 +97,5 @@ def test_a_module_that_does_not_exist_or_does_not_compile_is_a_sentence(tmp_path
     (tmp_path / "broken_dataset_module.py").write_text("def f(:\n")
     with pytest.raises(KdedgeError, match="no module `nowhere`"):
         read("nowhere:f", "train", tmp_path, None, None)
-    with pytest.raises(DataError, match="broken_dataset_module:f failed to make the train dataset: SyntaxError"):
+    with pytest.raises(KdedgeError, match="`broken_dataset_module:f`: its module cannot be imported: SyntaxError"):
         read("broken_dataset_module:f", "train", tmp_path, None, None)

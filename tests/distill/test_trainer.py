@@ -152,7 +152,7 @@ def test_a_killed_process_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     data = image_data(tmp_path / "data")
     straight, killed = made(tmp_path / "straight"), made(tmp_path / "killed")
     # Sums are split by threads: the bytes are the same for the same number of them.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, "PYTHONPATH": str(Path(distill_world.__file__).parent), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "data"), str(killed)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert (killed / "checkpoint.bin").exists()

@@ -2,117 +2,218 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import whole_runs
+from whole_runs import alive_in, descendants, finish, kind_of, leftovers, locks_open_in, outcome, unmeasured, until
 
-ROOT = Path(__file__).parents[2]
-SMALL = (
-    "data.limit_train=256",
-    "data.limit_test=96",
-    "data.calibration=32",
-    "teacher.train.epochs=2",
-    "distill.epochs=3",
-    "distill.checkpoint_seconds=0",
-    "profile.launches=1",
-    "profile.warmup_seconds=0.05",
-    "profile.min_seconds=0.1",
-    "export.0.precision=[fp32, int8]",
-    "gate={}",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc"),
+]
+
 KILLS = 20
-# Files that hold measured times; everything else must repeat to the byte.
-MEASURED = ("validate.validate", "launches.profile", "pack.pack")
+SEED = 20
+ORPHAN_SECONDS = 5.0
+# The lock under which a run lays out its results: no stage, but it writes too.
+PUBLISHING = f"runs-{whole_runs.NAME}"
 
 
-def command(workspace: Path) -> list[str]:
-    sets = [word for item in SMALL for word in ("--set", item)]
-    return [sys.executable, "-m", "kdedge", "run", str(ROOT / "examples" / "digits.yaml"), "--workspace", str(workspace), *sets, "--json", "--quiet"]
+@dataclass(frozen=True)
+class Unbroken:
+    """A run that nobody disturbed. `begins`: (moment in seconds since its start, lock taken then), in order, first `""` for the start itself."""
+
+    workspace: Path
+    result: dict[str, Any]
+    files: dict[str, str]
+    begins: tuple[tuple[float, str], ...]
+    seconds: float
+
+    def length(self, place: int) -> float:
+        """How long what begins at this place took, in seconds."""
+        ends = [moment for moment, _ in self.begins[1:]] + [self.seconds]
+        return ends[place] - self.begins[place][0]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+@dataclass(frozen=True)
+class Kill:
+    """One kill: `after` seconds into what began at `place` of the unbroken run. `inside`: it must be hit while it works, not passed."""
+
+    place: int
+    after: float
+    inside: bool
 
 
-def finish(workspace: Path) -> dict[str, Any]:
-    result = subprocess.run(command(workspace), capture_output=True, text=True, env=environment())
-    assert result.returncode == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return found
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    workspace = tmp_path_factory.mktemp("unbroken") / "workspace"
+    started = time.time()
+    result = finish(workspace)
+    seconds = time.time() - started
+    # Each stage begins when the one before has its place, and publishing when the last bundle has.
+    ends = sorted(((folder / "result.json").stat().st_mtime - started, folder.name) for folder in workspace.glob("stages/*"))
+    names = [name for _, name in ends]
+    # How much of the time to the end of the first stage is Python's own start, the folders do not tell: half of it.
+    begins = [(0.0, ""), (ends[0][0] / 2, names[0]), *((end, name) for (end, _), name in zip(ends, names[1:], strict=False))]
+    page = next(place for place, (_, name) in enumerate(begins) if kind_of(name) == "page.write_report")
+    begins.insert(page, (begins[page][0], PUBLISHING))
+    return Unbroken(workspace, result, outcome(workspace), tuple(begins), seconds)
 
 
-def hashes(workspace: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted((workspace / "stages").rglob("*")):
-        name = path.relative_to(workspace / "stages").as_posix()
-        if path.is_file() and not name.startswith(MEASURED):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+@pytest.fixture
+def copy(unbroken: Unbroken, tmp_path: Path) -> Path:
+    """The unbroken run's workspace, to take stages from."""
+    return Path(shutil.copytree(unbroken.workspace, tmp_path / "workspace"))
 
 
-def cells(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    return [(cell["target"], cell["precision"], cell["status"]) for cell in result["artifacts"]]
+def test_a_run_killed_twenty_times_ends_with_the_bytes_of_an_unbroken_one(unbroken: Unbroken, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    kills = planned(unbroken)
+    assert len(kills) >= KILLS
+    for kill in kills:
+        assert killed(kill, unbroken, workspace), f"{kill} ({unbroken.begins[kill.place][1]}) was not hit in ten attempts"
+        finished = outcome(workspace)
+        assert finished == {name: unbroken.files.get(name) for name in finished}
+    result = finish(workspace)
+    assert outcome(workspace) == unbroken.files
+    assert unmeasured(result, workspace) == unmeasured(unbroken.result, unbroken.workspace)
+    assert leftovers(workspace) == []
 
 
-def kill_inside(stage: str | None, delay: float, workspace: Path) -> bool:
-    """Start a run and kill all of it `delay` seconds after `stage` began (or after the start); False where it was over before."""
-    process = subprocess.Popen(command(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), start_new_session=True)
-    while stage is not None and process.poll() is None and not list((workspace / "partial").glob(f"{stage}-*")):
-        time.sleep(0.002)
-    time.sleep(delay)
-    alive = process.poll() is None
+@pytest.mark.parametrize(("stage", "child"), [("validate.validate", "kdedge.runtimes.worker"), ("build.build", "kdedge.runtimes.tensorrt_build")])
+def test_what_a_run_started_does_not_outlive_it(stage: str, child: str, copy: Path, unbroken: Unbroken) -> None:
+    remove(copy, stage)
+    process = whole_runs.start(copy)
+    assert until(lambda: process.poll() is not None or child in " ".join(descendants(process.pid).values()), 120)
+    started = descendants(process.pid)
+    assert started
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert until(lambda: not any(map(whole_runs.command_of, started)), ORPHAN_SECONDS), started
+    finish(copy)
+    assert outcome(copy) == unbroken.files
+
+
+def test_a_run_killed_while_it_waits_leaves_the_run_that_works_alone(copy: Path, unbroken: Unbroken) -> None:
+    worker, waiter = one_works_and_one_waits(copy)
+    waiter.kill()
+    assert waiter.wait() == -signal.SIGKILL
+    worker.send_signal(signal.SIGCONT)
+    result, said = whole_runs.ended(worker)
+    assert "another run is making this" not in said
+    assert outcome(copy) == unbroken.files
+    assert result["artifacts"] == finish(copy)["artifacts"]
+    assert leftovers(copy) == []
+
+
+def test_a_run_that_waits_for_one_that_is_killed_takes_over(copy: Path, unbroken: Unbroken) -> None:
+    worker, waiter = one_works_and_one_waits(copy)
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL
+    result, said = whole_runs.ended(waiter)
+    assert "another run is making this" in said
+    assert outcome(copy) == unbroken.files
+    assert unmeasured(result, copy) == unmeasured(unbroken.result, unbroken.workspace)
+    assert leftovers(copy) == []
+
+
+# ---- killing ---------------------------------------------------------------------------------------------------------------
+
+
+def planned(unbroken: Unbroken) -> list[Kill]:
+    """At least twenty random moments, in the order of the run: one inside each kind of stage, one inside publishing, the rest anywhere."""
+    chance = random.Random(SEED)
+    kinds: dict[str, list[int]] = {}
+    for place, (_, name) in enumerate(unbroken.begins):
+        kinds.setdefault(kind_of(name), []).append(place)
+    del kinds[""]
+    kills = [Kill(place, chance.uniform(0, unbroken.length(place)), True) for place in map(chance.choice, kinds.values())]
+    moments = [chance.uniform(0, unbroken.seconds) for _ in range(max(KILLS - len(kills), KILLS // 3))]
+    for moment in moments:
+        place = max(place for place, (begin, _) in enumerate(unbroken.begins) if begin <= moment)
+        kills.append(Kill(place, moment - unbroken.begins[place][0], False))
+    return sorted(kills, key=lambda kill: (kill.place, kill.after))
+
+
+def killed(kill: Kill, unbroken: Unbroken, workspace: Path) -> bool:
+    """Kill a run at this moment. Where it had passed what it should hit, that is made again, and met at an earlier moment."""
+    chance = random.Random(f"{SEED} {kill}")
+    name = unbroken.begins[kill.place][1]
+    after = kill.after
+    for _ in range(10):
+        remove(workspace, name)  # the kill before may have come late
+        started = time.time()
+        process = whole_runs.start(workspace)
+        at = partial(is_at, name, process, workspace, started if kill.inside else 0.0)
+        assert until(lambda: at() or process.poll() is not None, 300), f"a run did not come to {name} within 300 s"  # noqa: B023
+        reached = time.monotonic()
+        until(lambda: not at(), after)  # noqa: B023
+        after = chance.uniform(0, time.monotonic() - reached)
+        if not whole_runs.stop(process):
+            assert process.returncode == 0
+            continue
+        # It stands still: what is true now is true when it dies.
+        hit = at()
+        children = descendants(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert until(lambda: not any(map(whole_runs.command_of, children)) and not alive_in(workspace), ORPHAN_SECONDS), (  # noqa: B023
+            f"{children} and {alive_in(workspace)} live on"
+        )
+        if hit or not kill.inside:
+            return True
+    return False
+
+
+def is_at(name: str, process: subprocess.Popen[str], workspace: Path, since: float) -> bool:
+    """Whether a run is in a stage; with `since`, when it was started, whether it has begun to work there."""
+    if process.poll() is not None:
+        return False
+    held = [lock for lock in locks_open_in(process.pid) if matches(name, lock)]
+    if not name or not held or not since or name == PUBLISHING:
+        return bool(held) or not name
+    # A killed attempt may have left a folder: work is a new one, or in training, which goes on in the old one, a new checkpoint.
+    sign = "member0/checkpoint.bin" if kind_of(name) == "teacher.obtain" else "checkpoint.bin" if kind_of(name) == "trainer.distill" else "."
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        alive = False
-    process.wait()
-    return alive
+        return (workspace / "partial" / held[0] / sign).stat().st_mtime >= since
+    except FileNotFoundError:
+        return False
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_a_run_killed_twenty_times_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
-    unbroken = finish(tmp_path / "unbroken")
-    expected = hashes(tmp_path / "unbroken")
-    assert expected
-    stages = sorted({path.name.rpartition("-")[0] for path in (tmp_path / "unbroken" / "stages").iterdir()})
+def matches(name: str, other: str) -> bool:
+    """Whether two stages are the same: keys of those whose inputs hold times differ from run to run."""
+    return name == other or (kind_of(name) in whole_runs.HOLD_TIMES and kind_of(name) == kind_of(other))
 
-    chance = random.Random(20)
-    broken = tmp_path / "broken"
-    (broken / "partial").mkdir(parents=True)
-    killed_inside: set[str] = set()
-    kills = 0
-    # Once inside each stage, in whatever order the run meets them; then at random moments until there are twenty.
-    while remaining := [stage for stage in stages if stage not in killed_inside]:
-        process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), start_new_session=True)
-        inside = None
-        while process.poll() is None and inside is None:
-            inside = next((stage for stage in remaining if list((broken / "partial").glob(f"{stage}-*"))), None)
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.02))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-        assert inside is not None, f"the run ended (code {process.returncode}) before it was inside {remaining}"
-        killed_inside.add(inside)
-    # What is left of the run is short now, so the random moments meet runs that start anew.
-    while kills < KILLS:
-        again = tmp_path / f"again{kills % 4}"
-        kills += kill_inside(None, chance.uniform(1.0, 14.0), again)
 
-    assert kills >= KILLS
-    for workspace in (broken, *sorted(tmp_path.glob("again*"))):
-        result = finish(workspace)
-        assert hashes(workspace) == expected, workspace.name
-        assert cells(result) == cells(unbroken)
-        assert not list((workspace / "partial").iterdir())
+def remove(workspace: Path, *stages: str) -> None:
+    """Take finished stages, by name or by kind, from a workspace."""
+    for folder in workspace.glob("stages/*"):
+        if any(stage == kind_of(folder.name) or matches(stage, folder.name) for stage in stages):
+            shutil.rmtree(folder)
+    if PUBLISHING in stages:
+        shutil.rmtree(workspace / "runs" / whole_runs.NAME, ignore_errors=True)
+
+
+def one_works_and_one_waits(workspace: Path) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+    """A run that stands still in the middle of the teacher's training and goes on when it is told to, and one that waits for it."""
+    remove(workspace, "teacher.obtain")
+    worker = whole_runs.start(workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert until(lambda: list((workspace / "partial").glob("teacher.obtain-*/member0/checkpoint.bin")), 120)
+    assert whole_runs.stop(worker)
+    held = locks_open_in(worker.pid)
+    assert [kind_of(lock) for lock in held] == ["teacher.obtain"]
+    waiter = whole_runs.start(workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert until(lambda: locks_open_in(waiter.pid) == held, 120)
+    return worker, waiter

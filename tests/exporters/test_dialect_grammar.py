@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small_graphs import lowered, option_a, residual
+from small_graphs import Graph, calibrated, images, lowered, option_a, residual
 
 from kdedge.errors import DialectError, ExportError
 from kdedge.exporters.dialects.dialect import Dialect
@@ -190,6 +190,21 @@ def test_a_broken_file_is_refused_and_the_node_is_named(
         onnx.save(model, out)
     with pytest.raises(DialectError, match=message):
         validate(out, dialect)
+
+
+def test_a_float_bias_behind_a_matrix_product_is_named_where_the_dialect_wants_an_integer(tmp_path: Path) -> None:
+    graph = Graph(channels=4, size=4)
+    graph.constant("weight", graph.random.normal(0, 0.2, (4, 8)))
+    product = graph.op("MatMul", "linear", graph.op("Transpose", "pixels", "image", perm=[0, 2, 3, 1]), "weight")
+    path = graph.write(tmp_path / "float.onnx", graph.op("Add", "sum", product, graph.constant("plain", np.ones(8))))
+    out, _ = lowered(path, ONNXRUNTIME, calibrated(path, images(8, channels=4, size=4)))
+    validate(out, ONNXRUNTIME)
+    model = onnx.load(out)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), "plain"))
+    rewire("sum", 1, "plain")(model)
+    onnx.save(model, out)
+    with pytest.raises(DialectError, match=r"`linear` \(MatMul\): its bias is not stored as int32"):
+        validate(out, ONNXRUNTIME)
 
 
 def test_every_fault_is_listed_not_only_the_first(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_graphs import Graph, calibrated, concat, depthwise, executed, images, lowered, option_a, residual, run, sqnr
+from small_graphs import Graph, calibrated, concat, depthwise, executed, images, lowered, option_a, readers, residual, run, sqnr
 
 from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
@@ -240,3 +240,48 @@ def test_a_matrix_product_keeps_its_output_float(tmp_path: Path) -> None:
     assert report.activations == ("image", "features")
     assert report.moving == ("flat", "tokens")
     assert executed(out)["MatMulIntegerToFloat"] == 1
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_linear_layer_on_every_pixel_is_one_integer_kernel_with_its_bias(tmp_path: Path, batch: int) -> None:
+    # ONNX Runtime joins MatMul and Add to a Gemm, and that one runs on integers only where its bias is an integer too: with a float bias it would
+    # run in float and dequantize its weights at every inference.
+    graph = Graph(channels=8, size=4)
+    graph.input.type.tensor_type.shape.dim[0].dim_value = batch
+    last = graph.op("Transpose", "pixels", "image", perm=[0, 2, 3, 1])
+    for number, (inputs, outputs) in enumerate([(8, 32), (32, 8)]):
+        graph.constant(f"weight{number}", graph.random.normal(0, 0.2, (inputs, outputs)))
+        graph.constant(f"bias{number}", graph.random.normal(0, 0.5, outputs))
+        product = graph.op("MatMul", f"linear{number}", last, f"weight{number}")
+        terms = (product, f"bias{number}") if number else (f"bias{number}", product)
+        last = graph.op("Gelu", f"gelu{number}", graph.op("Add", f"add{number}", *terms))
+    path = graph.write(tmp_path / "float.onnx", last, opset=20)
+    inputs = images(batch, channels=8, size=4)
+    table = calibrated(path, images(64, channels=8, size=4))
+
+    assert [row.bias for row in table.structure.weights] == ["bias0", "bias1"]
+    out, _ = lowered(path, ONNXRUNTIME, table)
+    validate(out, ONNXRUNTIME)
+    found = executed(out)
+    assert found["QGemm"] == 2
+    assert not {"Gemm", "MatMul", "FusedMatMul"} & set(found)
+    assert sqnr(run(path, inputs), run(out, inputs)) > 33.0
+
+    for dialect in (OPENVINO, TENSORRT):
+        assert readers(lowered(path, dialect, table)[0])["add1"] == ["linear1", "bias1"]
+
+
+def test_an_addition_that_is_no_bias_of_a_matrix_product_stays_float(tmp_path: Path) -> None:
+    graph = Graph(channels=4, size=4)
+    last = graph.op("Transpose", "pixels", "image", perm=[0, 2, 3, 1])
+    graph.constant("weight", graph.random.normal(0, 0.2, (4, 4)))
+    shared = graph.op("MatMul", "shared", last, "weight")
+    graph.op("Add", "row", shared, graph.constant("row.offset", [1.0, 2.0, 3.0, 4.0]))
+    graph.op("Add", "other", shared, graph.constant("other.offset", [4.0, 3.0, 2.0, 1.0]))
+    one = graph.op("Add", "one", graph.op("MatMul", "single", last, "weight"), graph.constant("one.offset", [1.0]))
+    path = graph.write(tmp_path / "float.onnx", "row", "other", one)
+    table = calibrated(path, images(8, channels=4, size=4))
+    assert [row.bias for row in table.structure.weights] == [None, None]
+    out, _ = lowered(path, ONNXRUNTIME, table)
+    validate(out, ONNXRUNTIME)
+    assert readers(out)["row"] == ["shared", "row.offset"]

@@ -16,10 +16,10 @@ from kdedge.artifact import ImportPath, ModelFiles, PreparedData
 from kdedge.errors import ModelError, TrainingError
 from kdedge.models.catalog import resolve
 from kdedge.models.given import take
-from kdedge.models.load import Model, build, count_parameters, load, save_weights, to_files
+from kdedge.models.load import Model, build, count_parameters, load, to_files
 from kdedge.models.normalize import Normalize
 from kdedge.models.spec import ModelSpec
-from kdedge.models.weights import read_weights
+from kdedge.models.weights import read_weights, save_weights
 from kdedge.recipe import ModelSection
 
 
