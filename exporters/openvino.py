@@ -6,7 +6,8 @@ the path of its input in the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +36,42 @@ def write_ir(onnx_path: Path, xml_path: Path, *, half: bool, properties: Mapping
         model = runtime.Core().read_model(str(onnx_path))
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read `{onnx_path.name}`: {' '.join(str(error).split())}") from error
-    _name_all(model)
     _simplify(model)
-    _name_all(model)
     for key in sorted(properties):
         model.set_rt_info(properties[key], ["kdedge", key])
     try:
         runtime.save_model(model, str(xml_path), compress_to_fp16=half)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot write `{xml_path.name}`: {' '.join(str(error).split())}") from error
+        # It does not say why: its streams know no more.
+        room = f"{shutil.disk_usage(xml_path.parent).free // 1000} KB are free in {xml_path.parent}: is the disk full?"
+        raise ExportError(f"OpenVINO cannot write `{xml_path.name}`: {' '.join(str(error).split())}; {room}") from error
     return xml_path, xml_path.with_suffix(".bin")
 
 
 def _simplify(model: Any) -> None:
-    """OpenVINO's own transformations of a freshly read model, those of `convert_model`: the shape arithmetic that the frontend writes around every
-    bias goes (two thirds of an int8 `.xml`), constants of integer weights stay what they are."""
+    """OpenVINO's own transformations of a freshly read model, those that `convert_model` applies: the shape arithmetic that the frontend writes
+    around every bias goes (half of an int8 `.xml`), integer weights stay integers.
+
+    OpenVINO numbers the nodes that it makes, and the count goes on through the process: each gets a name that depends on the graph alone.
+    """
     from openvino._offline_transformations import apply_moc_transformations
 
-    apply_moc_transformations(model, cf=False, smart_reshape=False)
-
-
-def _name_all(model: Any) -> None:
-    """Give nodes that OpenVINO numbered (the count goes on through the process) names that depend on the graph alone."""
     model.set_friendly_name("student")
-    operators = model.get_ordered_ops()
-    taken = {operator.get_friendly_name() for operator in operators if operator.get_friendly_name() != operator.get_name()}
-    for operator in operators:
-        if operator.get_friendly_name() != operator.get_name():
+    ours = {operator.get_friendly_name() for operator in model.get_ops() if operator.get_friendly_name() != operator.get_name()}
+    _number(model, ours)
+    apply_moc_transformations(model, cf=False, smart_reshape=False)
+    _number(model, ours)
+
+
+def _number(model: Any, kept: Collection[str]) -> None:
+    """Name all nodes but those called `kept` after their type, counted in the order of the graph."""
+    counts: Counter[str] = Counter()
+    taken = set(kept)
+    for operator in model.get_ordered_ops():
+        if operator.get_friendly_name() in kept:
             continue
-        number = 0
-        while (name := f"{operator.get_type_name()}_{number}") in taken:
-            number += 1
+        kind = operator.get_type_name()
+        while (name := f"{kind}_{counts[kind]}") in taken:
+            counts[kind] += 1
         taken.add(name)
         operator.set_friendly_name(name)

@@ -5,6 +5,7 @@ Stack traces, source names and sample inputs are left out: the bytes repeat, not
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,11 @@ def write_program(
         NAMES_FILE: json.dumps({"inputs": [spec.name for spec in inputs], "outputs": list(outputs)}, sort_keys=True),
         PROPERTIES_FILE: json.dumps(dict(properties), sort_keys=True),
     }
+    # Through memory: on a full disk, torch's own writer ends the whole process.
+    written = io.BytesIO()
     with quiet():
-        torch.export.save(program, path, extra_files=extra)
+        torch.export.save(program, written, extra_files=extra)
+    path.write_bytes(written.getbuffer())
     _verify(module, inputs, feeds, path, name)
 
 

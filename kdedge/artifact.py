@@ -51,7 +51,7 @@ class ImportPath:
                 raise KdedgeError(f"`{self.value}`: there is no module `{error.name}` (is its folder on PYTHONPATH?)") from error
             raise KdedgeError(f"`{self.value}`: it imports the module `{error.name}`, which is not installed") from error
         except (Exception, SystemExit) as error:  # it may be anybody's code
-            raise KdedgeError(f"`{self.value}`: its module cannot be imported: {type(error).__name__}: {error}") from error
+            raise KdedgeError(f"`{self.value}` cannot be imported: {type(error).__name__}: {error}") from error
 
 
 # ---- what a graph takes and gives ------------------------------------------------------------------------------------------

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdedge import progress
-from kdedge.artifact import Encoder, ImageEncoder, ModelFiles
-from kdedge.data.encode import encode, lengths
+from kdedge.artifact import ModelFiles
+from kdedge.data.encode import encode
 from kdedge.data.examples import Examples
 from kdedge.errors import KdedgeError, MissingExtra, ModelError
 from kdedge.runtimes.errors import NotAvailable, RuntimeFailure
-from kdedge.tasks.prepare import by_length
+from kdedge.tasks.prepare import grouped
 
 Array = npt.NDArray[Any]
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -36,7 +36,7 @@ def model_outputs(files: ModelFiles, examples: Examples, what: str) -> dict[str,
     found: dict[str, Array] = {}
     uneven: set[str] = set()
     done = 0
-    for indices, length in _groups(files.encoder, examples):
+    for indices, length in grouped(files.encoder, examples):
         for start in range(0, len(indices), batch):
             chosen = indices[start : start + batch]
             outputs = _run_whole(run, encode(files.encoder, examples.raw(chosen), length), batch, len(chosen), fixed=_fixed_batch(files) is not None)
@@ -56,14 +56,6 @@ def _place(found: dict[str, Array], uneven: set[str], name: str, values: Array, 
         uneven.add(name)
     else:
         whole[chosen] = values
-
-
-def _groups(encoder: Encoder, examples: Examples) -> Sequence[tuple[npt.NDArray[np.int64], int | None]]:
-    everything = np.arange(len(examples), dtype=np.int64)
-    if isinstance(encoder, ImageEncoder):
-        return [(everything, None)]
-    counts = [lengths(encoder, examples.raw(everything[start : start + _BATCH])) for start in range(0, len(everything), _BATCH)]
-    return by_length(np.concatenate(counts))
 
 
 def _run_whole(run: Run, inputs: dict[str, Array], batch: int, rows: int, *, fixed: bool) -> dict[str, Array]:

@@ -159,10 +159,6 @@ def _by_import(factory: ImportPath) -> Signature:
         found: Callable[..., Any] = factory.load()
     except KdedgeError as error:
         raise ModelError(str(error)) from error
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:
-        raise ModelError(f"`{factory.value}` cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ModelError(f"`{factory.value}` is a {type(found).__name__}, not a function or class that makes a model")
     try:

@@ -103,7 +103,7 @@ def _read_checkpoint(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path}: is no checkpoint of tensors alone{_would_run(error)}, and kdedge runs no code from a file: "
+            f"{path}: is no checkpoint of tensors alone, and kdedge runs no code from a file{_would_run(error)}: "
             "save `model.state_dict()` with safetensors.torch.save_file"
         ) from error
     except Exception as error:  # A damaged file makes torch's readers raise nearly anything, often without a word.
@@ -113,7 +113,7 @@ def _read_checkpoint(path: Path) -> Any:
 def _would_run(error: Exception) -> str:
     """What a checkpoint would have run, as torch's refusal names it (its advice is how to run it after all, which is left out)."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f" (it would run `{found[1]}`)" if found else ""
+    return f" (this one would run `{found[1]}`)" if found else ""
 
 
 def _sentence(error: Exception) -> str:

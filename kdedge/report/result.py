@@ -12,7 +12,6 @@ from typing import Any
 from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
-from kdedge.errors import WorkspaceError
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
 from kdedge.report.figures import why
@@ -67,43 +66,40 @@ def publish(result: RunResult, folder: Path) -> RunResult:
     """Put bundles, report and JSON result into `folder`, each whole or not at all; returns the result with their paths there.
 
     A bundle that an earlier run put there and this one does not ship is taken away: what lies there may be shipped.
-
-    Raises:
-        WorkspaceError: the disk is full, or the folder cannot be written.
+    The caller sees to it that nobody else does so at the same time. What a killed attempt left is written over.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     page, record = folder / "report.html", folder / "result.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        result = result.having(bundles=tuple(_lay(bundle, folder / "bundles") for bundle in result.bundles))
-        _keep_only({bundle.name for bundle in result.bundles}, folder / "bundles")
-        if result.report is not None:
-            _replace(page, result.report.read_text(encoding="utf-8"))
-            result = result.having(report=page)
-        result = result.having(record=record)
-        _replace(record, json.dumps(result.as_json(), indent=1) + "\n")
-    except OSError as error:
-        where = error.filename or folder
-        raise WorkspaceError(f"could not publish the run in {folder}: {error.strerror} ({where}); all stages are kept, run again") from error
+    result = result.having(bundles=tuple(_lay(bundle, folder / "bundles") for bundle in result.bundles))
+    _keep_only({bundle.name for bundle in result.bundles}, folder / "bundles")
+    if result.report is not None:
+        _replace(page, result.report.read_text(encoding="utf-8"))
+        result = result.having(report=page)
+    result = result.having(record=record)
+    _replace(record, json.dumps(result.as_json(), indent=1) + "\n")
     return result
 
 
 def _lay(bundle: Bundle, folder: Path) -> Bundle:
     """A copy of a bundle in `folder`: the cache keeps its own, which nobody edits."""
-    target = folder / bundle.name
+    target, coming, going = folder / bundle.name, folder / f".{bundle.name}.new", folder / f".{bundle.name}.old"
+    for leftover in (coming, going):
+        shutil.rmtree(leftover, ignore_errors=True)
     if target != bundle.path and not _same(bundle.path, target):
-        temporary = folder / f".{bundle.name}.{os.getpid()}"
         try:
-            shutil.copytree(bundle.path, temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
+            shutil.copytree(bundle.path, coming)
+            if target.exists():
+                target.rename(going)
+            coming.rename(target)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(coming, ignore_errors=True)
+        shutil.rmtree(going, ignore_errors=True)
     return dataclasses.replace(bundle, path=target)
 
 
-def _same(cached: Path, target: Path) -> bool:
+def _same(cached: Path, copy: Path) -> bool:
     """Whether the copy is what it was when it was made: the same files, of the same size and time of change."""
-    return _stamps(cached) == _stamps(target)
+    return _stamps(cached) == _stamps(copy)
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -113,18 +109,15 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _keep_only(names: set[str], folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
-        # What begins with a dot is on its way here, from this run or another.
+        # A hidden folder is one on its way; what has no manifest was not put here by a run.
         if path.name not in names and not path.name.startswith(".") and (path / MANIFEST).is_file():
             shutil.rmtree(path)
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def figure(estimate: Estimate | None) -> dict[str, str | float | int | None] | None:

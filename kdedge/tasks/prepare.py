@@ -50,19 +50,26 @@ def encode_split(data: PreparedData, encoder: Encoder, split: str, *, folder: Pa
     if split not in data.splits:
         raise DataError(f"there is no split `{split}` (splits: {', '.join(data.splits)})")
     examples = open_examples(data.splits[split])
-    everything = np.arange(len(examples), dtype=np.int64)
-    groups: list[tuple[Int64, int | None]] = [(everything, None)]
-    if isinstance(encoder, TextEncoder):
-        counts = [lengths(encoder, examples.raw(chosen)) for chosen in _batches(everything)]
-        groups = [*by_length(np.concatenate(counts))]
     buckets: list[InputBucket] = []
-    for number, (indices, length) in enumerate(groups):
+    for number, (indices, length) in enumerate(grouped(encoder, examples)):
         done = sum(bucket.size for bucket in buckets)
         files = _write(_encoded(examples, encoder, indices, length, split, done), len(indices), folder, f"bucket{number}")
         places = folder / f"bucket{number}-indices.npy"
         save_npy(places, indices)
         buckets.append(InputBucket(files, places, len(indices)))
     return EncodedInputs(tuple(buckets), len(examples))
+
+
+def grouped(encoder: Encoder, examples: Examples) -> list[tuple[Int64, int | None]]:
+    """Places of the examples that are encoded together, and the length that they are padded to: images are one group, texts as `by_length`.
+
+    Raises:
+        DataError: an example that cannot be read.
+    """
+    everything = np.arange(len(examples), dtype=np.int64)
+    if not isinstance(encoder, TextEncoder):
+        return [(everything, None)]
+    return [*by_length(np.concatenate([lengths(encoder, examples.raw(chosen)) for chosen in _batches(everything)]))]
 
 
 def by_length(counts: Int64) -> list[tuple[Int64, int]]:

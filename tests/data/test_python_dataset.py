@@ -97,5 +97,5 @@ def test_a_module_that_does_not_exist_or_does_not_compile_is_a_sentence(tmp_path
     (tmp_path / "broken_dataset_module.py").write_text("def f(:\n")
     with pytest.raises(KdedgeError, match="no module `nowhere`"):
         read("nowhere:f", "train", tmp_path, None, None)
-    with pytest.raises(KdedgeError, match="`broken_dataset_module:f`: its module cannot be imported: SyntaxError"):
+    with pytest.raises(KdedgeError, match="`broken_dataset_module:f` cannot be imported: SyntaxError"):
         read("broken_dataset_module:f", "train", tmp_path, None, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.equivalence import run
 from kdedge.exporters.float_graph import write_float_graph
 from kdedge.exporters.metadata import read_properties
-from kdedge.exporters.model_file import content_hash, load_model
+from kdedge.exporters.model_file import content_hash, load_model, save_model
+from kdedge.exporters.openvino import write_ir
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.ranges import write_table
 from kdedge.exporters.torch_module import export_module
@@ -175,6 +177,24 @@ def test_half_and_integers_are_smaller(made: Callable[..., Artifact]) -> None:
     weights = {precision: made("openvino", precision).main.files[1].stat().st_size for precision in ("fp32", "fp16", "int8")}
     assert weights["fp16"] < 0.55 * weights["fp32"]
     assert weights["int8"] < 0.35 * weights["fp32"]
+
+
+def test_an_openvino_ir_holds_integer_weights_and_no_arithmetic_on_known_shapes(made: Callable[..., Artifact], student: Student) -> None:
+    text, weights = (path for path in made("openvino", "int8").main.files)
+    kinds = re.findall(r'type="(\w+)"', text.read_text())
+    assert kinds.count("Convolution") == 2
+    assert not {"ShapeOf", "Broadcast"} & set(kinds)
+    stored = sum(tensor.numel() for name, tensor in student.module.state_dict().items() if name.endswith("weight"))
+    assert re.findall(r'element_type="i8" shape="([^"]+)"', text.read_text())[:2] == ["16, 3, 3, 3", "32, 16, 3, 3"]
+    assert weights.stat().st_size < 1.5 * stored
+
+
+def test_an_ir_has_the_same_bytes_also_where_openvino_turns_weights_around(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+    save_model(graph("(float[b, 4, 8] x) => (float[b, 4, 5] logits) { logits = MatMul(x, w) }", w=weight), tmp_path / "model.onnx")
+    first, second = (write_ir(tmp_path / "model.onnx", tmp_path / f"{number}.xml", half=False, properties={})[0].read_bytes() for number in range(2))
+    assert first == second
+    assert b'name="logits"' in first
 
 
 def test_onnx_runtime_runs_every_convolution_of_its_int8_artifact_on_integers(made: Callable[..., Artifact], tmp_path: Path) -> None:

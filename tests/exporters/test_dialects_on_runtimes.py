@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from small_graphs import concat, depthwise, images, lowered, option_a, residual, run, sqnr
+from small_graphs import Graph, concat, depthwise, images, lowered, option_a, residual, run, sqnr
 
 from kdedge.exporters import model_file
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
@@ -34,6 +34,19 @@ def test_openvino_runs_every_convolution_in_8_bits(tmp_path: Path, graph, convol
     assert found in (["u8"] * convolutions, ["i8"] * convolutions)
     inputs = images(1, seed=9)
     assert sqnr(run(path, inputs), compiled(inputs)[0]) > 30.0
+
+
+def test_openvino_pools_in_8_bits_between_convolutions(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    graph = Graph(channels=3)
+    stem = graph.op("Relu", "stem_relu", graph.conv("stem", "image", 16))
+    pooled = graph.op("MaxPool", "pool", stem, kernel_shape=[2, 2], strides=[2, 2])
+    out, _ = lowered(graph.write(tmp_path / "float.onnx", graph.conv("last", pooled, 16)), OPENVINO)
+    model = openvino.Core().read_model(out)
+    model.reshape([1, 3, 16, 16])
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    executed = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    assert [info["runtimePrecision"].astype(str) for info in executed if info["layerType"].astype(str) == "Pooling"] == ["u8"]
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.__name__)
