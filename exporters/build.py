@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,8 @@ def build(
 ) -> Artifact:
     """Make the artifact of `target` in `precision` in `folder`.
 
-    `ranges` are needed for int8. `export.batch` fixes the batch ("dynamic": leaves it free; None: the target's own); `export.options` go over the
-    target's session options, unchecked: the runtime's adapter knows what it takes.
+    `ranges` are needed for int8. `export.batch` fixes the batch ("dynamic": leaves it free; None: the target's own, which int8-dynamic only takes
+    for its usual size); `export.options` go over the target's session options, unchecked: the runtime's adapter knows what it takes.
 
     Raises:
         ExportError: the target has no such precision or format, the graph cannot be lowered, or the result breaks the target's limits.
@@ -102,7 +102,11 @@ def build(
         raise ExportError(f"target `{target.name}` has no precision `{precision}` (it has: {', '.join(target.precisions)})")
     if target.format not in MAKERS:
         raise ExportError(f"target `{target.name}`: there is no exporter for the format `{target.format}` (there is: {', '.join(MAKERS)})")
-    sizes = _fixed_sizes(model, export.batch if export.batch is not None else target.batch)
+    batch = export.batch if export.batch is not None else target.batch
+    if precision == "int8-dynamic" and export.batch is None:
+        # No plan is made from its sizes, so nothing is gained by fixing one: it takes any batch, and is measured at the target's like the others.
+        model, batch = _with_usual_batch(model, batch), None
+    sizes = _fixed_sizes(model, batch)
     request = Request(
         target=target,
         precision=precision,
@@ -300,6 +304,19 @@ def _feeds(request: Request) -> list[dict[str, npt.NDArray[Any]]]:
 def _fixed_sizes(model: FloatGraph, batch: int | str | None) -> dict[str, int]:
     first = model.inputs[0].shape[0]
     return {first.name: batch} if isinstance(batch, int) and isinstance(first, Dimension) else {}
+
+
+def _with_usual_batch(model: FloatGraph, batch: int | None) -> FloatGraph:
+    """The same graph, whose batch stays free and is usually `batch`."""
+
+    def usual(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, shape=(changed if spec.shape[:1] == (first,) else spec.shape[:1]) + spec.shape[1:]) for spec in specs)
+
+    first = model.inputs[0].shape[0]
+    if batch is None or not isinstance(first, Dimension) or not first.minimum <= batch <= first.maximum:
+        return model
+    changed = (replace(first, typical=batch),)
+    return replace(model, inputs=usual(model.inputs), outputs=usual(model.outputs))
 
 
 def _specs(request: Request) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -6,6 +6,7 @@ the path of its input in the file.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path

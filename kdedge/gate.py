@@ -269,7 +269,9 @@ def _judge_rule(rule: Rule, figure: Figure, cell: Cell) -> RuleVerdict:
     if all(right):
         return RuleVerdict(rule, "pass", f"{rule.key} {shown} meets `{rule.text}`")
     if not any(right):
-        return RuleVerdict(rule, "fail", f"{rule.key} {shown} breaks `{rule.text}`")
+        # Which metrics are shares shows only now: the task names its metric and not its unit.
+        scale = " (a share: write 0.9 or 90 %)" if isinstance(found, Estimate) and found.unit == FRACTION and abs(rule.limit) > 1 else ""
+        return RuleVerdict(rule, "fail", f"{rule.key} {shown} breaks `{rule.text}`{scale}")
     return RuleVerdict(rule, "inconclusive", f"{rule.key} {shown}: the limit of `{rule.text}` lies within the interval")
 
 

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -296,6 +297,16 @@ def explained(root: Path, doing: str) -> Iterator[None]:
     except BrokenPipeError:
         raise  # whoever read standard output has gone: no matter of the workspace
     except OSError as error:
-        what = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-        kept = "finished stages are kept" + ("; run again when there is room" if error.errno in _FULL else "")
+        what, full = _reason(error)
+        kept = "finished stages are kept" + ("; run again when there is room" if full else "")
         raise WorkspaceError(f"could not {doing} in {root}: {what}; {kept}") from error
+
+
+def _reason(error: OSError) -> tuple[str, bool]:
+    """What the system said about which file, and whether it had no room."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        # Of a folder that was copied: every file that could not be, as (source, target, text).
+        _, target, text = error.args[0][0]
+        return f"{re.sub(r'^.Errno [0-9]+. ', '', text).partition(':')[0]} ({target})", any(os.strerror(code) in text for code in _FULL)
+    file = error.filename2 or error.filename
+    return f"{error.strerror or error}" + (f" ({file})" if file else ""), error.errno in _FULL

@@ -68,7 +68,7 @@ def cell(
     ],
 )
 def test_a_rule_is_read_into_the_unit_of_its_figure(key: str, text: str, operator: str, limit: float) -> None:
-    (rule,) = parse_policy({key: text}).rules
+    (rule,) = parse_policy({key: text}, "accuracy").rules
     assert (rule.key, rule.operator, rule.limit) == (key, operator, limit)
 
 
@@ -89,7 +89,7 @@ def test_a_rule_is_read_into_the_unit_of_its_figure(key: str, text: str, operato
 )
 def test_a_bad_rule_names_the_key_and_what_is_allowed(gate: dict[str, Any], says: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
-        parse_policy(gate)
+        parse_policy(gate, "accuracy")
     for part in says:
         assert part in str(caught.value)
 
@@ -100,6 +100,13 @@ def test_the_metric_goes_by_the_tasks_own_name() -> None:
         parse_policy({"accuracy": ">= 0.9"}, "bleu")
     verdict = decide(parse_policy({"bleu": ">= 0.8"}, "bleu"), [cell()])
     assert verdict.cells[0].rules[0].verdict == "pass"
+
+
+def test_a_share_that_is_compared_with_a_percentage_is_told_apart() -> None:
+    policy = parse_policy({"accuracy": ">= 90"}, "accuracy")
+    (rule,) = decide(policy, [cell()]).cells[0].rules
+    assert rule.verdict == "fail"
+    assert rule.evidence.endswith("breaks `>= 90` (a share: write 0.9 or 90 %)")
 
 
 @pytest.mark.parametrize(

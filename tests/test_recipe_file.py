@@ -119,6 +119,11 @@ def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
     assert recipe.devices == ("a", "b")
 
 
+def test_a_rule_needs_no_quotes_of_its_own_in_an_override(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "gate.agreement_student=>= 98 %", "gate.latency_median= <= 2 ms", "gate.size='<= 1 MB'", "gate.metric=> 0.5")
+    assert recipe.gate == {"agreement_student": ">= 98 %", "latency_median": "<= 2 ms", "size": "<= 1 MB", "metric": "> 0.5"}
+
+
 def test_a_later_override_wins(tmp_path: Path) -> None:
     recipe = load(tmp_path, "seed=1", "seed=2", "student=kdedge:cnn", "student.arguments={width: 4}")
     assert recipe.seed == 2

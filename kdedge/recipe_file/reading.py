@@ -105,7 +105,8 @@ def _override(tree: Tree, override: str) -> None:
         inside = inside[step]
     step = _step(inside, key, parts[-1], label)
     key = (*key, step)
-    inside[step] = parse(text, label).value
+    # A gate's rule, such as `>= 0.98`, begins with what YAML takes for a block of text; no such block fits in one argument.
+    inside[step] = text.strip() if text.lstrip().startswith(">") else parse(text, label).value
     for old in [place for place in tree.places if place[: len(key)] == key]:
         del tree.places[old]
     tree.places[key] = label

@@ -49,7 +49,8 @@ def trade(result: RunResult) -> Section | None:
     if not timed(result.cells):
         return None
     left_out = len(result.cells) - len(timed(result.cells))
-    caption = "Up and to the left is better. Bars are 95 % intervals; dashed and dotted lines are the float models."
+    caption = "Up and to the left is better; a faint step joins what no other artifact beats in both. Bars are 95 % intervals. "
+    caption += "Dashed and dotted lines: the float models."
     caption += f" {left_out} of {len(result.cells)} artifacts were not timed on a device of their target and are not drawn." if left_out else ""
     wide, narrow = (pareto(result.cells, scores, metric, narrow=narrow) for narrow in (False, True))
     title = f"{metric.capitalize()} against latency"

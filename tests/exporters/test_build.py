@@ -139,8 +139,8 @@ def test_every_cell_answers_like_the_student_and_has_the_same_bytes_again(
 
     again = made(target, precision)
     assert again.sha256 == artifact.sha256
-    first = next(size for size in artifact.main.inputs[0].shape)
-    assert first == (BATCH if target == "torch" else 1)
+    first = artifact.main.inputs[0].shape[0]
+    assert first == (BATCH if target == "torch" else dataclasses.replace(BATCH, typical=1) if precision == "int8-dynamic" else 1)
     assert artifact.main.outputs == (TensorSpec("logits", "float32", (first, 5)),)
     assert artifact.size_bytes == sum(path.stat().st_size for path in artifact.main.files)
     assert artifact.sha256 == hashlib.sha256(b"".join(path.read_bytes() for path in artifact.main.files)).hexdigest()
@@ -318,7 +318,7 @@ TEXT = """(int64[batch, length] input_ids, int64[batch, length] attention_mask) 
 @pytest.mark.parametrize(
     ("target", "precision"), [("onnxruntime-x86", "int8-dynamic"), ("onnxruntime-x86", "fp16"), ("tensorrt", "fp16"), ("openvino", "fp32")]
 )
-def test_a_text_student_keeps_its_dynamic_length(tmp_path: Path, student: Student, target: str, precision: str) -> None:
+def test_a_text_student_keeps_its_dynamic_length_and_int8_dynamic_its_batch_too(tmp_path: Path, student: Student, target: str, precision: str) -> None:
     random = np.random.default_rng(1)
     model = graph(
         TEXT, table=random.standard_normal((50, 32)).astype(np.float32), fc=random.standard_normal((3, 32)).astype(np.float32),
@@ -334,10 +334,14 @@ def test_a_text_student_keeps_its_dynamic_length(tmp_path: Path, student: Studen
     export = ExportSection(target=target, precision=(precision,))  # type: ignore[arg-type]
     dialect = ImportPath(DIALECTS[TARGETS[target].dialect])
     artifact = build(TARGETS[target], precision, dialect, written, student.files, None, export, LINEAGE, folder=tmp_path / "out")
-    assert artifact.main.inputs == tuple(TensorSpec(spec.name, "int64", (1, length)) for spec in inputs)
+    free = precision == "int8-dynamic"
+    batch = Dimension("batch", 1, 1, 64) if free else 1
+    assert artifact.main.inputs == tuple(TensorSpec(spec.name, "int64", (batch, length)) for spec in inputs)
+    assert artifact.main.outputs == (TensorSpec("logits", "float32", (batch, 3)),)
+    assert artifact.batch == (1, not free)
     assert artifact.assets == (tokenizer,)
-    for size in (1, 5, 32):
-        feed = {"input_ids": random.integers(0, 50, (1, size)), "attention_mask": np.ones((1, size), np.int64)}
+    for rows, size in ((1, 1), (3 if free else 1, 5), (1, 32)):
+        feed = {"input_ids": random.integers(0, 50, (rows, size)), "attention_mask": np.ones((rows, size), np.int64)}
         (wanted,) = run(written.path.read_bytes(), [feed])
         files = [str(path) for path in artifact.main.files]
         found = (

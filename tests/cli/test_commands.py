@@ -1,0 +1,187 @@
+"""What each command that runs no recipe promises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import ROOT, Program, started
+
+from kdedge.devices import DEVICES
+from kdedge.recipe_file import load_recipe
+from kdedge.starter import STARTERS
+
+# ---- help and errors -------------------------------------------------------------------------------------------------------
+
+
+def test_the_module_is_the_program(tmp_path: Path) -> None:
+    ended = started("--help", folder=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    for command in (
+        "demo",
+        "init",
+        "run",
+        "distill",
+        "export",
+        "validate",
+        "profile",
+        "bundle",
+        "report",
+        "inspect",
+        "verify",
+        "gate",
+        "recipe",
+        "devices",
+    ):
+        assert f" {command} " in ended.out
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("run", "a.yaml", "--colour"), ("nonsense",), ("recipe", "nonsense"), ("inspect",)])
+def test_a_wrong_command_line_is_a_usage_error(kdedge: Program, arguments: tuple[str, ...]) -> None:
+    ended = kdedge(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage: kdedge" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_debug_may_stand_anywhere(kdedge: Program) -> None:
+    with pytest.raises(BaseException, match="no such file"):
+        kdedge("--debug", "recipe", "check", "missing.yaml")
+
+
+# ---- init, recipe ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", STARTERS)
+def test_init_writes_a_starter_that_loads(kdedge: Program, tmp_path: Path, task: str) -> None:
+    ended = kdedge("init", "first-try", "--task", task)
+    assert (ended.code, ended.err) == (0, "")
+    assert "kdedge run first-try.yaml" in ended.out
+    recipe = load_recipe(tmp_path / "first-try.yaml")
+    assert (recipe.name, recipe.task) == ("first-try", task)
+    assert "#" in (tmp_path / "first-try.yaml").read_text()
+
+
+def test_init_never_writes_over_a_recipe(kdedge: Program, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("precious")
+    ended = kdedge("init", "mine")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "recipe error: mine.yaml exists already and is left as it is; choose another name\n"
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(("../up",), "cannot name a recipe"), (("a", "--task", "image-clasification"), "did you mean `image-classification`?")]
+)
+def test_init_says_what_it_cannot_write(kdedge: Program, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    ended = kdedge("init", *arguments)
+    assert ended.code == 2
+    assert said in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schema_is_json_schema_that_hangs_together(kdedge: Program) -> None:
+    ended = kdedge("recipe", "schema")
+    assert (ended.code, ended.err) == (0, "")
+    schema = json.loads(ended.out)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    keywords = {
+        "$schema",
+        "$defs",
+        "$ref",
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "prefixItems",
+        "anyOf",
+        "oneOf",
+        "allOf",
+    }
+    keywords |= {"enum", "const", "default", "description", "title", "pattern", "discriminator", "minLength", "maxLength", "minItems", "maxItems"}
+    keywords |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format", "propertyNames", "minProperties", "maxProperties"}
+    parts = list(subschemas(schema))
+    assert len(parts) > 50
+    for part in parts:
+        assert set(part) <= keywords, f"unknown keywords {set(part) - keywords}"
+        assert part.get("type", "null") in {"null", "boolean", "object", "array", "number", "integer", "string"}
+        assert set(part.get("required", ())) <= set(part.get("properties", ()))
+        if "$ref" in part:
+            assert part["$ref"].removeprefix("#/$defs/") in schema["$defs"]
+
+
+def subschemas(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """The schema and every schema in it."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key in ("properties", "$defs"):
+        for inner in schema.get(key, {}).values():
+            yield from subschemas(inner)
+    for key in ("items", "additionalProperties", "propertyNames"):
+        yield from subschemas(schema.get(key))
+    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+        for inner in schema.get(key, ()):
+            yield from subschemas(inner)
+
+
+def test_every_key_of_an_example_is_in_the_schema(kdedge: Program) -> None:
+    properties = set(json.loads(kdedge("recipe", "schema").out)["properties"])
+    for example in EXAMPLES:
+        assert set(yaml.safe_load(example.read_text())) <= properties
+
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_loads(example: Path) -> None:
+    assert load_recipe(example).export
+
+
+def test_the_packaged_recipe_is_the_example() -> None:
+    assert (ROOT / "kdedge" / "demo.yaml").read_text() == (ROOT / "examples" / "digits.yaml").read_text()
+
+
+def test_a_recipe_that_can_run_is_fine(kdedge: Program) -> None:
+    ended = kdedge("recipe", "check", ROOT / "examples" / "digits.yaml")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.endswith("digits.yaml: fine\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distill.epoch=3", "did you mean `epochs`?"),
+        ("task=image-clasification", "allowed: image-classification, text-classification"),
+        ("data.train=npz:nowhere.npz", "nowhere.npz"),
+        ("student.model=kdedge:resnet21-cifar", "resnet21-cifar"),
+        ("distill.losses=[{kd: 1.0, temperatur: 4}]", "temperatur"),
+        ("gate.acuracy=>= 0.9", "did you mean `accuracy`?"),
+        ("export.0.target=tensort", "did you mean `tensorrt`?"),
+    ],
+)
+def test_a_check_names_what_is_wrong_before_anything_runs(kdedge: Program, override: str, said: str) -> None:
+    ended = kdedge("recipe", "check", ROOT / "examples" / "digits.yaml", "--set", override)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+    assert "defect of kdedge" not in ended.err
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_listed_with_the_facts_that_identify_them(kdedge: Program) -> None:
+    found = json.loads(kdedge("devices", "list", "--json").out)
+    assert [device["name"] for device in found] == list(DEVICES)
+    assert set(found[0]) == {"name", "kind", "machines", "fingerprint"}
+    for_people = kdedge("devices", "list")
+    assert for_people.code == 0
+    for fact, value in found[0]["fingerprint"].items():
+        assert f"  {fact}: {value}" in for_people.out

@@ -1,0 +1,85 @@
+"""What went wrong is a sentence on standard error and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdedge import errors
+from kdedge.cli.errors import EXTRAS, explained
+
+
+def ending(error: BaseException, debug: bool = False) -> int:
+    with pytest.raises(SystemExit) as ended, explained(debug):
+        raise error
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+KINDS = {
+    errors.RecipeError: 2,
+    errors.DataError: 2,
+    errors.ModelError: 2,
+    errors.TrainingError: 2,
+    errors.ExportError: 2,
+    errors.DialectError: 2,
+    errors.DeviceError: 2,
+    errors.MeasurementError: 4,
+    errors.BundleError: 2,
+    errors.WorkspaceError: 2,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_its_kind_and_its_sentence_and_the_code_of_its_class(kind: type[errors.KdedgeError], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(kind("recipe.yaml:3: what is wrong; what to do")) == KINDS[kind]
+    written = capsys.readouterr()
+    assert written.err == f"{kind.kind}: recipe.yaml:3: what is wrong; what to do\n"
+    assert written.out == ""
+
+
+def test_every_kind_of_error_is_in_the_table() -> None:
+    found = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.KdedgeError)}
+    assert found == {*KINDS, errors.KdedgeError, errors.MissingExtra}
+
+
+def test_a_missing_module_is_named_with_the_extra_that_brings_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(errors.MissingExtra("openvino", "openvino", "the openvino target")) == 2
+    assert "pip install 'kdedge[openvino]'" in capsys.readouterr().err
+    for module, extra in EXTRAS.items():
+        assert ending(ModuleNotFoundError(name=f"{module}.inner")) == 2
+        assert f"needs `{module}`, which is not installed; it comes with: pip install 'kdedge[{extra}]'" in capsys.readouterr().err
+    assert ending(ModuleNotFoundError(name="mine")) == 2
+    assert capsys.readouterr().err == "the module `mine` is not installed\n"
+
+
+def test_every_extra_that_is_named_is_one_of_the_package() -> None:
+    from importlib.metadata import metadata
+
+    assert set(EXTRAS.values()) <= set(metadata("kdedge").get_all("Provides-Extra") or ())
+
+
+def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(KeyboardInterrupt()) == 2
+    assert "finished stages are kept" in capsys.readouterr().err
+
+
+def test_what_nobody_foresaw_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(ZeroDivisionError("division by zero")) == 2
+    written = capsys.readouterr().err
+    assert "ZeroDivisionError: division by zero" in written
+    assert "Traceback" not in written
+
+
+@pytest.mark.parametrize("error", [errors.RecipeError("wrong"), KeyboardInterrupt(), ValueError("?"), ModuleNotFoundError(name="torch")])
+def test_debug_lets_the_traceback_through(error: BaseException) -> None:
+    with pytest.raises(type(error)), explained(True):
+        raise error
+
+
+def test_what_is_not_an_error_passes() -> None:
+    with explained(False):
+        pass
+    with pytest.raises(SystemExit) as ended, explained(False):
+        raise SystemExit(3)
+    assert ended.value.code == 3

@@ -1,0 +1,98 @@
+"""`kdedge inspect`: what an artifact says of itself, and what in it breaks a dialect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from command_line import Program
+from small_graphs import calibrated, depthwise, lowered
+
+from kdedge.bundle.manifest import manifest_bytes
+from kdedge.exporters.dialects.openvino import DIALECT
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> Path:
+    """A small graph in OpenVINO's dialect."""
+    model = depthwise(tmp_path / "float.onnx")
+    return lowered(model, DIALECT, calibrated(model))[0]
+
+
+def test_an_onnx_file_shows_its_inputs_outputs_and_operators(kdedge: Program, quantized: Path) -> None:
+    ended = kdedge("inspect", quantized)
+    assert (ended.code, ended.err) == (0, "")
+    model = onnx.load(str(quantized))
+    lines = ended.out.splitlines()
+    assert f"  ai.onnx: {model.opset_import[0].version}" in lines
+    assert any(line.startswith(f"  {model.graph.input[0].name} float [") for line in lines)
+    count = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert count > 0
+    assert f"  QuantizeLinear: {count}" in lines
+    facts = json.loads(kdedge("inspect", quantized, "--json").out)
+    assert facts["operators"]["QuantizeLinear"] == count
+    assert "violations" not in facts
+
+
+def test_a_dialect_lists_every_node_that_breaks_it_and_the_exit_code_says_so(kdedge: Program, quantized: Path) -> None:
+    fine = kdedge("inspect", quantized, "--dialect", "openvino")
+    assert fine.code == 0
+    assert fine.out.endswith("0 violation(s) of dialect openvino\n")
+    broken = kdedge("inspect", quantized, "--dialect", "tensorrt")
+    assert broken.code == 1
+    head, *listed = broken.out.splitlines()[-len(json.loads(kdedge("inspect", quantized, "--dialect", "tensorrt", "--json").out)["violations"]) - 1 :]
+    assert head == f"{len(listed)} violation(s) of dialect tensorrt"
+    assert listed
+    assert all(line.startswith("  `") for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "error: there.onnx: there is no such file"),
+        (b"\xff\xfe no graph", "export error: there.onnx is not an ONNX file"),
+        (b"", "is not an ONNX file"),
+    ],
+)
+def test_what_is_no_onnx_file_is_named(kdedge: Program, tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "there.onnx").write_bytes(content)
+    ended = kdedge("inspect", "there.onnx")
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert "defect" not in ended.err
+
+
+def test_an_unknown_dialect_is_named_with_the_known_ones(kdedge: Program, quantized: Path) -> None:
+    ended = kdedge("inspect", quantized, "--dialect", "opnvino")
+    assert ended.code == 2
+    assert "there is no dialect `opnvino` (allowed: onnxruntime-x86, openvino, tensorrt)" in ended.err
+
+
+def test_a_file_cannot_steer_the_terminal(kdedge: Program, quantized: Path) -> None:
+    model = onnx.load(str(quantized))
+    model.metadata_props.add(key="note", value="\x1b]0;gone\x07\x1b[2J")
+    onnx.save(model, str(quantized))
+    assert "\x1b" not in kdedge("inspect", quantized).out
+
+
+def test_a_folder_that_is_no_bundle_is_named(kdedge: Program, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    ended = kdedge("inspect", "folder")
+    assert ended.code == 2
+    assert "this is no bundle" in ended.err
+
+
+@pytest.mark.parametrize("dialect", [(), ("--dialect", "openvino")])
+def test_a_manifest_that_says_too_little_or_points_elsewhere_is_named(kdedge: Program, tmp_path: Path, dialect: tuple[str, ...]) -> None:
+    names = ("artifact", "classes", "evidence", "files", "golden", "input", "lineage", "name", "worker")
+    content = {"kind": "kdedge-bundle", "schema": 1, **{name: {} for name in names}}
+    content["artifact"] = {"format": "onnx", "graphs": [{"files": ["../../secret.onnx"]}]}
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_bytes(manifest_bytes(content))
+    ended = kdedge("inspect", "bundle", *dialect)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("bundle error: ")
+    assert "defect" not in ended.err
