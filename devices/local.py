@@ -21,7 +21,8 @@ from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError
 from kdedge.runtimes.parent import PARENT_VARIABLE
 
-# What a command sees of the user's environment. The rest (thread counts, library switches, credentials) would change what is measured or leak.
+# What a command sees of the user's environment: where things lie. The rest (thread counts, library switches, credentials) would change what is
+# measured or leak.
 _INHERITED = (
     "PATH",
     "HOME",
@@ -32,6 +33,8 @@ _INHERITED = (
     "VIRTUAL_ENV",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    "KDEDGE_ENGINE_CACHE",
+    "XDG_CACHE_HOME",
 )
 # A runaway command may write for ever; what explains its end stands last.
 _KEPT_BYTES = 1 << 20

@@ -105,7 +105,7 @@ def build(
     batch = export.batch if export.batch is not None else target.batch
     if precision == "int8-dynamic" and export.batch is None:
         # No plan is made from its sizes, so nothing is gained by fixing one: it takes any batch, and is measured at the target's like the others.
-        model, batch = _with_usual_batch(model, batch), None
+        model, batch = _with_usual_batch(model, target.batch), None
     sizes = _fixed_sizes(model, batch)
     request = Request(
         target=target,

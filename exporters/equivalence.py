@@ -16,6 +16,7 @@ import onnx_ir as ir
 from kdedge.artifact import TensorSpec
 from kdedge.errors import ExportError
 from kdedge.exporters.model_file import to_bytes
+from kdedge.runtimes.onnxruntime import said_by
 from kdedge.runtimes.onnxruntime import import_runtime
 
 ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
@@ -56,7 +57,7 @@ def run(model: ir.Model | bytes, feeds: Sequence[Feed], outputs: Sequence[str] |
         names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
         return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
     except _ORT_ERRORS as error:
-        raise GraphRunError(_sentence(error)) from error
+        raise GraphRunError(said_by(error)) from error
 
 
 def difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, float]:
@@ -119,8 +120,3 @@ def named_node(text: str) -> str:
     """The node that ONNX Runtime blames in an error, "" where it names none."""
     match = re.search(r"Name:\s*'([^']+)'", text)
     return match.group(1) if match else ""
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return re.sub(r"/\S+?/(onnxruntime/\S+)", r"\1", text[0]) if text else type(error).__name__

@@ -146,7 +146,9 @@ def _parse_rule(key: str, text: Any, metric: str) -> Rule:
 
 
 def _parse_require(value: Any) -> Literal["all"] | tuple[str, ...]:
-    names = [name.strip() for name in value.strip().strip("[]").split(",")] if isinstance(value, str) else list(value)
+    if not isinstance(value, str | list | tuple):
+        raise RecipeError(f"gate.require: `{value}` names no targets (allowed: all, or a list of some of {', '.join(TARGETS)})")
+    names = [name.strip() for name in value.strip().strip("[]").split(",")] if isinstance(value, str) else [str(name) for name in value]
     if names == ["all"]:
         return "all"
     for name in names:

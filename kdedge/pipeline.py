@@ -190,7 +190,7 @@ def measure(
 
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:
     """Write the report, and lay it beside the bundles and the machine-readable result, where a person finds them."""
-    page: Path = workspace.stage("kdedge.report.page:write_report", result, task)
+    page: Path = workspace.stage("kdedge.report.page:write_report", result, task, reads=(Path(__file__).parent / "report" / "page.jinja",))
     return lay_out(result.having(report=page), workspace)
 
 

@@ -19,13 +19,10 @@ def is_installed(module: str) -> bool:
 def version_of(module: str, distributions: Sequence[str]) -> str:
     """The version of an installed runtime, "" where there is none.
 
-    One that is imported says it itself; else the metadata of the first of `distributions` (the same module comes from several packages:
-    `onnxruntime`, `onnxruntime-gpu`, a vendor's build).
+    That of the first of `distributions` that is installed (the same module comes from several packages: `onnxruntime`, `onnxruntime-gpu`, a
+    vendor's build); where none is, the module says it itself if it is imported. In this order, because some write a longer version into the
+    module, and what is said of a machine must not depend on what was imported before.
     """
-    loaded = sys.modules.get(module)
-    said = getattr(loaded, "__version__", None)
-    if isinstance(said, str):
-        return said
     if not is_installed(module):
         return ""
     for name in distributions:
@@ -33,4 +30,5 @@ def version_of(module: str, distributions: Sequence[str]) -> str:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return "unknown"
+    said = getattr(sys.modules.get(module), "__version__", None)
+    return said if isinstance(said, str) else "unknown"

@@ -205,10 +205,10 @@ def _session_options(runtime: Any, options: Mapping[str, Any]) -> Any:
 
 def said_by(error: Exception) -> str:
     """What ONNX Runtime says, without its error code, the path where the file happened to lie, and the place in its own source."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Load model from .*? failed: ?", "", text)
-    return re.sub(r"^/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)
+    return re.sub(r"(^|(?<=Status Message: ))/onnxruntime_src/\S+:\d+ .*?\) (?=\w)", "", text)
 
 
 def _open(runtime: Any, path: str, options: Mapping[str, Any], native: Any) -> Any:

@@ -145,6 +145,8 @@ def _load(torch: Any, path: str) -> Tuple[Any, Dict[str, Sequence[str]]]:
     try:
         program = torch.export.load(path, extra_files=extra)
         names = json.loads(extra[NAMES_FILE]) if extra[NAMES_FILE] else {}
+    except MemoryError:  # says nothing of itself; the worker knows what it means
+        raise
     except Exception as error:
         raise RuntimeFailure("torch cannot open %s: %s" % (label, " ".join(str(error).split()))) from error
     finally:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from kdedge.pipeline import check_recipe, teachers_of
+from kdedge.recipe import PATH_READERS, Recipe
+from kdedge.recipe_file import load_recipe
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def test_every_make_command_in_the_readme_is_a_target_of_the_makefile() -> None:
-    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", README))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", README, flags=re.MULTILINE))
     targets = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE))
     assert {"demo", "test"} <= named
     assert named <= targets, f"README names {named - targets}, which the Makefile does not have"
@@ -37,3 +43,26 @@ def test_the_first_screen_is_short() -> None:
     first = README.split("\n## ", 1)[0]
     assert len(first.splitlines()) < 40
     assert "](docs/" in first, "the first screen shows no picture of the report"
+
+
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(block)
+    assert load_recipe(recipe).name == "cifar10-r56-r20"
+    assert len(block.splitlines()) <= 25
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_a_recipe_that_can_be_run_where_its_data_is(path: Path) -> None:
+    recipe = load_recipe(path)
+    missing = [str(file) for file in files_of(recipe) if not file.exists()]
+    if missing:
+        pytest.skip(f"`make data` has not been run: there is no {missing[0]}")
+    check_recipe(recipe)
+
+
+def files_of(recipe: Recipe) -> list[Path]:
+    sources = [text.partition(":")[2] for text in (recipe.data.train, recipe.data.test) if text.partition(":")[0] in PATH_READERS]
+    weights = [section.weights for section in (*teachers_of(recipe), recipe.student) if section.weights]
+    return [*map(Path, sources), *weights]

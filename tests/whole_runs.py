@@ -22,10 +22,10 @@ SMALL = (
     "data.limit_test=96",
     "data.calibration=32",
     "teacher.arguments.width=8",
-    "teacher.train.epochs=2",
+    "teacher.train.epochs=4",
     "teacher.train.checkpoint_seconds=0",
     "student.arguments.width=8",
-    "distill.epochs=3",
+    "distill.epochs=6",
     "distill.checkpoint_seconds=0",
     "export=[{target: onnxruntime-x86, precision: [int8]}, {target: openvino, precision: [fp16]}, {target: tensorrt, precision: [int8]}]",
     "profile.launches=2",
@@ -159,6 +159,14 @@ def command_of(process: int) -> str:
     """A living process's command line; empty for one that is dead."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def maps_of(process: int) -> str:
+    """The files that a process has mapped, its libraries among them; empty for one that is dead."""
+    try:
+        return Path(f"/proc/{process}/maps").read_text(errors="replace")
     except OSError:
         return ""
 

@@ -20,6 +20,7 @@ from kdedge.exporters.quantize.roles import analyse
 from kdedge.exporters.quantize.wiring import constant, load
 from kdedge.progress import advance
 from kdedge.recipe import QuantizeSection
+from kdedge.runtimes.onnxruntime import said_by
 from kdedge.runtimes.onnxruntime import import_runtime
 
 ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
@@ -167,7 +168,7 @@ class _Probe:
         try:
             self.session = ort.InferenceSession(model_file.to_bytes(probed), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's classes all come straight from Exception
-            raise ExportError(f"`{title}` cannot be opened for calibration: {error}") from error
+            raise ExportError(f"`{title}` cannot be opened for calibration: {said_by(error)}") from error
         self.fixed_rows = _fixed_batch(self.session)
         self.goes: list[list[str]] = []
         self.rows = 1
@@ -203,7 +204,7 @@ class _Probe:
         try:
             return list(self.session.run(names, dict(feed)))
         except Exception as error:  # as above
-            raise ExportError(f"`{self.title}` fails on a calibration example: {error}") from error
+            raise ExportError(f"`{self.title}` fails on a calibration example: {said_by(error)}") from error
 
 
 def _fixed_batch(session: Any) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdedge.cli.options import DEFAULT_WORKSPACE, JsonOption, OnOption, QuietOption, RecipeArgument, SetOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from kdedge.gate import Policy
 
 
 def register(app: typer.Typer) -> None:
@@ -24,13 +28,31 @@ def register(app: typer.Typer) -> None:
         quiet: QuietOption = False,
     ) -> None:
         """Judge a run by a policy. What was measured before is read from the workspace; nothing is bundled, and the last run's files stay."""
-        import json
-
         from kdedge.cli.running import outcome_of, present
-        from kdedge.gate import decide, parse_policy
-        from kdedge.recipe_file import load_recipe, load_rules
+        from kdedge.gate import decide
 
-        overrides = [*(set_ or ()), *([f"gate={json.dumps(load_rules(policy))}"] if policy else ())]
-        result = outcome_of(recipe, "profile", workspace, on, overrides, False, quiet)
-        rules = parse_policy(load_recipe(recipe, overrides).gate, result.task_metric)
+        rules = _policy(recipe, set_ or (), policy)
+        result = outcome_of(recipe, "profile", workspace, on, set_, False, quiet)
         raise typer.Exit(present(result.having(verdict=decide(rules, result.cells)), as_json, quiet))
+
+
+def _policy(recipe: Path, overrides: Sequence[str], file: Path | None) -> Policy:
+    """The rules to judge by, known to be right before anything runs."""
+    from kdedge.api import importable
+    from kdedge.artifact import ImportPath
+    from kdedge.errors import RecipeError
+    from kdedge.gate import parse_policy
+    from kdedge.pipeline import check_recipe
+    from kdedge.recipe_file import load_recipe, load_rules
+    from kdedge.tasks import TASKS
+
+    loaded = load_recipe(recipe, overrides)
+    with importable(recipe.absolute().parent):
+        check_recipe(loaded)
+    metric = ImportPath(TASKS[loaded.task]).load().metric
+    if file is None:
+        return parse_policy(loaded.gate, metric)
+    try:
+        return parse_policy({str(key): value for key, value in load_rules(file).items()}, metric)
+    except RecipeError as error:
+        raise RecipeError(str(error) if str(file) in str(error) else f"{file}: {error}") from error

@@ -24,8 +24,10 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
         """Check a recipe without running it: keys, values, names of losses, targets and gate figures."""
+        from kdedge.api import importable
         from kdedge.pipeline import check_recipe
         from kdedge.recipe_file import load_recipe
 
-        check_recipe(load_recipe(recipe, set_ or ()))
+        with importable(recipe.absolute().parent):
+            check_recipe(load_recipe(recipe, set_ or ()))
         print(f"{recipe}: fine")

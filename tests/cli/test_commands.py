@@ -154,6 +154,17 @@ def test_a_recipe_that_can_run_is_fine(kdedge: Program) -> None:
     assert ended.out.endswith("digits.yaml: fine\n")
 
 
+def test_a_check_finds_code_beside_the_recipe_as_a_run_does(kdedge: Program, tmp_path: Path) -> None:
+    (tmp_path / "losses_of_mine.py").write_text("def soft(student_logits, teacher_logits, temperature=2.0):\n    return 0\n")
+    (tmp_path / "mine.yaml").write_text((ROOT / "examples" / "digits.yaml").read_text())
+    command = ("recipe", "check", tmp_path / "mine.yaml", "--set")
+    fine = kdedge(*command, 'distill.losses=[{"losses_of_mine:soft": 1.0, temperature: 3}]')
+    assert (fine.code, fine.err) == (0, "")
+    wrong = kdedge(*command, 'distill.losses=[{"losses_of_mine:soft": 1.0, warmth: 3}]')
+    assert wrong.code == 2
+    assert "warmth" in wrong.err
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -8,7 +8,7 @@ import pytest
 from kdedge.data import open_examples, samples_of
 from kdedge.data.python_dataset import read
 from kdedge.data.reading import ReadSplit
-from kdedge.errors import DataError, KdedgeError
+from kdedge.errors import KdedgeError
 from kdedge.recipe import DataSection
 
 

@@ -103,6 +103,14 @@ def test_a_command_sees_none_of_the_users_environment_but_what_it_needs(monkeypa
     assert "SECRET" not in done.stdout
 
 
+@pytest.mark.parametrize("name", ["KDEDGE_ENGINE_CACHE", "XDG_CACHE_HOME"])
+def test_a_worker_keeps_its_engines_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.delenv("KDEDGE_ENGINE_CACHE", raising=False)
+    monkeypatch.setenv(name, str(tmp_path / "place"))
+    done = python("from kdedge.runtimes.tensorrt_engines import default_folder; print(default_folder())")
+    assert done.stdout.startswith(str(tmp_path / "place"))
+
+
 def test_a_command_at_its_limit_dies_with_all_its_children(tmp_path: Path) -> None:
     # The grandchild holds stdout open, which must not keep the transport waiting.
     program = (

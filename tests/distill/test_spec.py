@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kdedge.artifact import ImportPath
+from kdedge.distill.losses import LOSSES
 from kdedge.distill.spec import TermSpec, terms_of, training_spec
 from kdedge.errors import RecipeError
 from kdedge.recipe import DistillSection, TrainSection
@@ -36,7 +37,7 @@ def test_a_training_spec_keeps_section_terms_and_augmentation() -> None:
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ([{"kdd": 1.0}], "distill.losses[0].kdd: unknown loss; did you mean `kd`? (allowed: ce, kd, or your own as module:function)"),
+        ([{"kdd": 1.0}], f"distill.losses[0].kdd: unknown loss; did you mean `kd`? (allowed: {', '.join(LOSSES)}, or your own as module:function)"),
         (
             [{"ce": 0.1}, {"kd": 9.0, "temperatur": 2}],
             "distill.losses[1].temperatur: unknown key; did you mean `temperature`? (allowed: kd, temperature, standardize)",

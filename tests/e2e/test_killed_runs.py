@@ -92,18 +92,37 @@ def test_a_run_killed_twenty_times_ends_with_the_bytes_of_an_unbroken_one(unbrok
     assert leftovers(workspace) == []
 
 
-@pytest.mark.parametrize(("stage", "child"), [("validate.validate", "kdedge.runtimes.worker"), ("build.build", "kdedge.runtimes.tensorrt_build")])
-def test_what_a_run_started_does_not_outlive_it(stage: str, child: str, copy: Path, unbroken: Unbroken) -> None:
+@pytest.mark.parametrize(
+    ("stage", "module", "library"),
+    [
+        ("validate.validate", "kdedge.runtimes.worker", "/onnxruntime/"),
+        ("launches.profile", "kdedge.runtimes.worker", "/openvino/"),
+        ("build.build", "kdedge.runtimes.tensorrt_build", "/tensorrt_rtx"),
+    ],
+)
+def test_what_a_run_started_does_not_outlive_it(stage: str, module: str, library: str, copy: Path, unbroken: Unbroken) -> None:
     remove(copy, stage)
     process = whole_runs.start(copy)
-    assert until(lambda: process.poll() is not None or child in " ".join(descendants(process.pid).values()), 120)
-    started = descendants(process.pid)
-    assert started
+    children: list[int] = []
+
+    def at_work() -> bool:
+        children[:] = [child for child, command in descendants(process.pid).items() if module in command and library in whole_runs.maps_of(child)]
+        return bool(children) or process.poll() is not None
+
+    assert until(at_work, 300)
+    assert len(children) == 1, f"{stage} started no process that loaded {library}"
+    # It stands still: it would not end on its own.
+    os.kill(children[0], signal.SIGSTOP)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert until(lambda: not any(map(whole_runs.command_of, started)), ORPHAN_SECONDS), started
+    try:
+        assert until(lambda: not whole_runs.command_of(children[0]), ORPHAN_SECONDS)
+    finally:
+        if whole_runs.command_of(children[0]):
+            os.kill(children[0], signal.SIGKILL)
     finish(copy)
     assert outcome(copy) == unbroken.files
+    assert leftovers(copy) == []
 
 
 def test_a_run_killed_while_it_waits_leaves_the_run_that_works_alone(copy: Path, unbroken: Unbroken) -> None:

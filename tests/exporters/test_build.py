@@ -318,7 +318,9 @@ TEXT = """(int64[batch, length] input_ids, int64[batch, length] attention_mask) 
 @pytest.mark.parametrize(
     ("target", "precision"), [("onnxruntime-x86", "int8-dynamic"), ("onnxruntime-x86", "fp16"), ("tensorrt", "fp16"), ("openvino", "fp32")]
 )
-def test_a_text_student_keeps_its_dynamic_length_and_int8_dynamic_its_batch_too(tmp_path: Path, student: Student, target: str, precision: str) -> None:
+def test_a_text_student_keeps_its_dynamic_length_and_int8_dynamic_its_batch_too(
+    tmp_path: Path, student: Student, target: str, precision: str
+) -> None:
     random = np.random.default_rng(1)
     model = graph(
         TEXT, table=random.standard_normal((50, 32)).astype(np.float32), fc=random.standard_normal((3, 32)).astype(np.float32),

@@ -129,6 +129,6 @@ def test_the_stage_sees_the_calibration_examples_of_the_training_split_and_no_ot
     folder = tmp_path / "stage"
     folder.mkdir()
     found = calibrate(model, data, QuantizeSection(), folder=folder)
-    assert (found.samples, found.observer, found.table) == (3, "minmax", folder / "ranges.json")
+    assert (found.samples, found.observer, found.table) == (3, "mse", folder / "ranges.json")
     image = read_table(found.table).activation_ranges()["image"]
     assert (image.low, image.high) == (float(np.float32(3) / 255), float(np.float32(17) / 255))

@@ -121,7 +121,9 @@ def test_a_graph_with_a_fixed_batch_is_lowered_with_the_table_of_the_dynamic_one
 # ---- what runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("graph", "convolutions"), [(residual, 6), (option_a, 4), (depthwise, 6), (concat, 4)], ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("graph", "convolutions"), [(residual, 6), (option_a, 4), (depthwise, 6), (concat, 4)], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_onnxruntime_runs_everything_between_the_input_and_the_logits_as_integers(tmp_path: Path, graph, convolutions: int) -> None:  # type: ignore[no-untyped-def]
     found = executed(lowered(graph(tmp_path / "float.onnx"), ONNXRUNTIME)[0])
     assert found.pop("QLinearConv") == convolutions
@@ -249,9 +251,9 @@ def test_a_linear_layer_on_every_pixel_is_one_integer_kernel_with_its_bias(tmp_p
     graph = Graph(channels=8, size=4)
     graph.input.type.tensor_type.shape.dim[0].dim_value = batch
     last = graph.op("Transpose", "pixels", "image", perm=[0, 2, 3, 1])
-    for number, (inputs, outputs) in enumerate([(8, 32), (32, 8)]):
-        graph.constant(f"weight{number}", graph.random.normal(0, 0.2, (inputs, outputs)))
-        graph.constant(f"bias{number}", graph.random.normal(0, 0.5, outputs))
+    for number, (narrow, wide) in enumerate([(8, 32), (32, 8)]):
+        graph.constant(f"weight{number}", graph.random.normal(0, 0.2, (narrow, wide)))
+        graph.constant(f"bias{number}", graph.random.normal(0, 0.5, wide))
         product = graph.op("MatMul", f"linear{number}", last, f"weight{number}")
         terms = (product, f"bias{number}") if number else (f"bias{number}", product)
         last = graph.op("Gelu", f"gelu{number}", graph.op("Add", f"add{number}", *terms))

@@ -48,4 +48,7 @@ def test_peak_memory_is_a_peak() -> None:
     after = peak_memory_bytes()
     assert held is not None
     assert after is not None
-    assert after >= held >= before
+    # Linux counts resident pages on each processor and adds them up lazily, so two readings may differ by some of them.
+    slack = 1 << 20
+    assert held >= before - slack
+    assert after >= held - slack

@@ -111,3 +111,12 @@ def test_code_hidden_in_sample_inputs_does_not_run(program: tuple[Path, Net], tm
     with pytest.raises(RuntimeFailure, match=r"torch cannot open hostile\.pt2"):
         open_session([str(hostile)], {})
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_lack_of_memory_while_opening_is_told_as_one(program: tuple[Path, Net], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("torch.export.load", fail)
+    with pytest.raises(MemoryError):
+        open_session([str(program[0])], {})

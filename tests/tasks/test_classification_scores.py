@@ -14,16 +14,18 @@ from kdedge.tasks.image_classification import TASK
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_every_task_that_is_named_keeps_the_contract(name: str) -> None:
+def test_every_task_goes_by_the_name_that_it_is_listed_under(name: str) -> None:
     task: Task = ImportPath(TASKS[name]).load()
-    assert (task.name, task.metric, task.logits) == (name, "accuracy", "logits")
+    assert task.name == name
+    assert task.metric
+    assert task.logits
 
 
-def test_both_tasks_are_tasks_for_the_type_checker() -> None:
+def test_both_classifications_are_tasks_for_the_type_checker() -> None:
     from kdedge.tasks.text_classification import TASK as TEXTS
 
     tasks: list[Task] = [TASK, TEXTS]
-    assert [task.name for task in tasks] == list(TASKS)
+    assert {(task.metric, task.logits) for task in tasks} == {("accuracy", "logits")}
 
 
 def test_an_example_scores_one_where_its_largest_logit_is_the_labels() -> None:
