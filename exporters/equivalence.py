@@ -16,8 +16,7 @@ import onnx_ir as ir
 from kdedge.artifact import TensorSpec
 from kdedge.errors import ExportError
 from kdedge.exporters.model_file import to_bytes
-from kdedge.runtimes.onnxruntime import said_by
-from kdedge.runtimes.onnxruntime import import_runtime
+from kdedge.runtimes.onnxruntime import import_runtime, said_by
 
 ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
 

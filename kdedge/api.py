@@ -46,7 +46,7 @@ def run(
 @contextlib.contextmanager
 def importable(folder: Path | None) -> Iterator[None]:
     """Inside the block, modules in `folder` can be imported (after all others, so that none is hidden)."""
-    if folder is None:
+    if folder is None or str(folder) in sys.path:
         yield
         return
     sys.path.append(str(folder))

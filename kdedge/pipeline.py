@@ -106,7 +106,7 @@ def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> 
         return None
     specs = tuple(
         TeacherSpec(
-            model=resolve(section, data),
+            model=resolve(section, data, as_is=section.train is None),
             training=training_spec(section.train, augment=recipe.data.augment) if section.train is not None else None,
             weight=section.weight,
         )
@@ -118,7 +118,7 @@ def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> 
 
 def obtain_student(recipe: Recipe, data: PreparedData, teacher: TeacherFiles | None, workspace: Workspace) -> ModelFiles:
     """The student: distilled from the teacher, or taken as it is (with its weights, or as an ONNX file) when the recipe has no `distill`."""
-    spec = resolve(recipe.student, data)
+    spec = resolve(recipe.student, data, as_is=recipe.distill is None)
     if recipe.distill is None:
         return workspace.stage("kdedge.models.given:take", spec, data)  # type: ignore[no-any-return]
     training = training_spec(recipe.distill, has_teacher=teacher is not None, augment=recipe.data.augment)
@@ -190,7 +190,9 @@ def measure(
 
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:
     """Write the report, and lay it beside the bundles and the machine-readable result, where a person finds them."""
-    page: Path = workspace.stage("kdedge.report.page:write_report", result, task, reads=(Path(__file__).parent / "report" / "page.jinja",))
+    template = Path(__file__).parent / "report" / "page.jinja"
+    # The record holds the paths of this machine, on which the page does not depend.
+    page: Path = workspace.stage("kdedge.report.page:write_report", result.having(record=None), task, reads=(template,))
     return lay_out(result.having(report=page), workspace)
 
 

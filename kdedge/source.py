@@ -12,6 +12,7 @@ import hashlib
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -48,13 +49,8 @@ class Closure:
 
 def file_of(module: str) -> Path | None:
     """The file of a module, without importing it; None where there is none (a builtin, a namespace, a name that is no module)."""
-    if module == PACKAGE or module.startswith(PACKAGE + "."):
-        base = _ROOT.joinpath(*module.split(".")[1:])
-        package = base / "__init__.py"
-        if package.is_file():
-            return package
-        single = base.with_suffix(".py")
-        return single if single.is_file() else None
+    if _is_own(module):
+        return _own_file(module)
     # Not `importlib.util.find_spec`: it imports the parent packages, and a user's package may import torch.
     search: Sequence[str] | None = None
     found = None
@@ -67,6 +63,16 @@ def file_of(module: str) -> Path | None:
         if search is None and depth < len(parts):
             return None
     return Path(found.origin) if found is not None and found.origin and found.origin.endswith(".py") else None
+
+
+@cache  # a run asks for each some thirty times, and its own code does not move
+def _own_file(module: str) -> Path | None:
+    base = _ROOT.joinpath(*module.split(".")[1:])
+    package = base / "__init__.py"
+    if package.is_file():
+        return package
+    single = base.with_suffix(".py")
+    return single if single.is_file() else None
 
 
 def read_module(module: str, path: Path) -> ModuleSource:
@@ -122,6 +128,7 @@ def closure_of(module: str, read: Callable[[str, Path], ModuleSource] = read_mod
     return Closure(digest.hexdigest(), tuple(tools), seen[module].resumable)
 
 
+@cache
 def version_of(distribution: str) -> str:
     """The installed version of a distribution, or "absent"."""
     try:

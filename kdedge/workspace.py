@@ -220,7 +220,7 @@ class _Memo:
         except OSError as error:
             raise WorkspaceError(f"{path}: {error.strerror}: a file that the run depends on cannot be read") from error
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        name = f"{kind}:{path.resolve()}"
+        name = f"{kind}:{path.absolute()}"
         entry = self.entries.get(name)
         if entry is None or entry[0] != stamp:
             entry = [stamp, compute()]

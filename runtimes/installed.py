@@ -23,12 +23,13 @@ def version_of(module: str, distributions: Sequence[str]) -> str:
     vendor's build); where none is, the module says it itself if it is imported. In this order, because some write a longer version into the
     module, and what is said of a machine must not depend on what was imported before.
     """
-    if not is_installed(module):
+    loaded = sys.modules.get(module)
+    if loaded is None and not is_installed(module):
         return ""
     for name in distributions:
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    said = getattr(sys.modules.get(module), "__version__", None)
+    said = getattr(loaded, "__version__", None)
     return said if isinstance(said, str) else "unknown"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdedge.api import run
+from kdedge.errors import ModelError
 from kdedge.recipe import Recipe
 
 pytest.importorskip("torch")
@@ -83,3 +84,9 @@ def test_gate_profile_and_devices_make_nothing_again_before_measurement(again: C
 
 def test_how_often_training_is_saved_changes_nothing_that_it_makes(again: Callable[..., set[str]]) -> None:
     assert again(distill={"checkpoint_seconds": 5.0}) == set()
+
+
+def test_a_student_that_nothing_trains_must_say_its_normalisation(tmp_path: Path) -> None:
+    content = {key: value for key, value in SMALL.items() if key not in ("teacher", "distill")} | {"student": {"model": "model_world:pixels"}}
+    with pytest.raises(ModelError, match="say with which mean and std"):
+        run(Recipe.model_validate(content), workspace=tmp_path, until="distill")

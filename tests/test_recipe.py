@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kdedge.recipe import ModelSection, NormalizeSection, Recipe, TeacherSection, TrainSection
+from kdedge import recipe as recipe_module
+from kdedge.recipe import ModelSection, NormalizeSection, Recipe, Section, TeacherSection, TrainSection
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -107,3 +110,19 @@ def test_the_gate_may_require_targets() -> None:
 def test_sections_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         TrainSection().epochs = 3
+
+
+def sections(section: type[Section] = Section) -> Iterator[type[Section]]:
+    for each in section.__subclasses__():
+        yield each
+        yield from sections(each)
+
+
+def test_every_field_of_a_recipe_is_read_by_something() -> None:
+    package = Path(recipe_module.__file__).parent
+    folders = [package, *(package / link for link in ("exporters", "runtimes", "devices"))]
+    files = [path for folder in folders for path in folder.resolve().rglob("*.py") if path.name != "recipe.py"]
+    read = {node.attr for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert {"lr", "keep_float"} <= read
+    unread = {f"{section.__name__}.{name}" for section in sections() for name in section.model_fields if name not in read}
+    assert not unread

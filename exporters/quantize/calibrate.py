@@ -20,8 +20,7 @@ from kdedge.exporters.quantize.roles import analyse
 from kdedge.exporters.quantize.wiring import constant, load
 from kdedge.progress import advance
 from kdedge.recipe import QuantizeSection
-from kdedge.runtimes.onnxruntime import said_by
-from kdedge.runtimes.onnxruntime import import_runtime
+from kdedge.runtimes.onnxruntime import import_runtime, said_by
 
 ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
 

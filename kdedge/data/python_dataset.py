@@ -152,7 +152,7 @@ def _make(factory: ImportPath, split: str) -> Any:
         dataset = function(split) if _takes_split(function) else function()
     except KdedgeError:
         raise
-    except Exception as error:  # The user's code may raise anything; what the reader needs is which call it was.
+    except (Exception, SystemExit) as error:  # The user's code may raise anything; what the reader needs is which call it was.
         raise DataError(f"{factory.value} failed to make the {split} dataset: {type(error).__name__}: {error}") from error
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise DataError(
@@ -164,7 +164,7 @@ def _make(factory: ImportPath, split: str) -> Any:
 def _size(dataset: Any, name: str) -> int:
     try:
         return len(dataset)
-    except Exception as error:  # The user's code may raise anything.
+    except (Exception, SystemExit) as error:  # The user's code may raise anything.
         raise DataError(f"{name} does not say how many examples it has: {type(error).__name__}: {error}") from error
 
 
@@ -183,7 +183,7 @@ def _takes_split(function: Any) -> bool:
 def _item(dataset: Any, index: int, name: str) -> tuple[UInt8 | str, int]:
     try:
         item = dataset[index]
-    except Exception as error:  # The user's code may raise anything; what the reader needs is which example it was.
+    except (Exception, SystemExit) as error:  # The user's code may raise anything; what the reader needs is which example it was.
         raise DataError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(item, tuple | list) or len(item) < 2:
         raise DataError(f"{name} is a {type(item).__name__}; it must be a tuple (example, label)")

@@ -14,7 +14,7 @@ from kdedge.models.signature import check_arguments, listed, nearest, signature_
 from kdedge.models.spec import LOGITS, ModelSpec, inputs_of
 from kdedge.models.tokens import vocabulary_size
 from kdedge.models.transformers_config import check_classes, read_folder
-from kdedge.recipe import MODEL_FORMS, ModelSection, NormalizeSection, TeacherSection
+from kdedge.recipe import MODEL_FORMS, ModelSection, NormalizeSection
 
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -32,8 +32,8 @@ _OFFERED_FOR_IMAGES = ("classes", "in_channels", "image_size")
 _OFFERED_FOR_TEXTS = ("classes", "vocabulary", "max_length")
 
 
-def check(section: ModelSection, base: Path | None = None) -> None:
-    """Check what can be known without data: the name, the arguments, that the files are there. `base`: what relative paths are relative to.
+def check(section: ModelSection) -> None:
+    """Check what can be known without data: the name, the arguments, that the files are there.
 
     Raises:
         ModelError: as `resolve`.
@@ -47,17 +47,17 @@ def check(section: ModelSection, base: Path | None = None) -> None:
         case "torchvision" | "timm":
             _installed(kind, name)
         case "transformers":
-            read_folder(_path(name, base))
+            read_folder(Path(name))
         case "onnx":
-            _existing(section, _path(name, base))
+            _existing(section, Path(name))
         case _:
             _check_arguments(section, ImportPath(section.model), dict.fromkeys((*_OFFERED_FOR_IMAGES, *_OFFERED_FOR_TEXTS)))
     if section.weights is not None:
-        _existing(section, _path(section.weights, base))
+        _existing(section, section.weights)
 
 
-def resolve(section: ModelSection, data: PreparedData, base: Path | None = None) -> ModelSpec:
-    """The spec of a model for this data: how it is built, what it takes, what comes before it in the graph.
+def resolve(section: ModelSection, data: PreparedData, *, as_is: bool = False) -> ModelSpec:
+    """The spec of a model for this data: how it is built, what it takes, what comes before it in the graph. `as_is`: nothing trains it.
 
     A factory gets the recipe's arguments, and of `classes`, and `in_channels` and `image_size` (images) or `vocabulary` and `max_length`
     (texts), those that its signature names.
@@ -67,13 +67,13 @@ def resolve(section: ModelSection, data: PreparedData, base: Path | None = None)
             without the normalisation that they were trained with.
         MissingExtra: the model's library is not installed.
     """
-    check(section, base)
+    check(section)
     kind, name = _split(section)
     spec = ModelSpec(
         name=f"{kind}:{Path(name).name}" if kind in ("onnx", "transformers") else section.model,
         factory=None,
         arguments=dict(section.arguments),
-        weights=_path(section.weights, base) if section.weights is not None else None,
+        weights=section.weights,
         onnx=None,
         normalize=None,
         encoder=data.encoder,
@@ -83,16 +83,16 @@ def resolve(section: ModelSection, data: PreparedData, base: Path | None = None)
     )
     match kind:
         case "onnx":
-            return replace(spec, onnx=_path(name, base), normalize=_normalize(section, data, spec.encoder), outputs=())
+            return replace(spec, onnx=Path(name), normalize=_normalize(section, data, spec.encoder, as_is), outputs=())
         case "transformers":
-            spec = _of_folder(section, spec, _path(name, base))
+            spec = _of_folder(section, spec, Path(name))
         case "torchvision":
             spec = _of_library(section, spec, _TORCHVISION, name, ("classes",))
         case "timm":
             spec = _of_library(section, _with_own_size(spec, name), _TIMM, name, ("classes", "in_channels"))
         case _:
             spec = _of_factory(section, spec, _named(name) if kind == "kdedge" else ImportPath(section.model), kind == "kdedge")
-    return replace(spec, inputs=inputs_of(spec.encoder), normalize=_normalize(section, data, spec.encoder))
+    return replace(spec, inputs=inputs_of(spec.encoder), normalize=_normalize(section, data, spec.encoder, as_is))
 
 
 def _split(section: ModelSection) -> tuple[str, str]:
@@ -173,13 +173,13 @@ def _check_class_count(section: ModelSection, spec: ModelSpec) -> None:
         )
 
 
-def _normalize(section: ModelSection, data: PreparedData, encoder: Encoder) -> Numbers | None:
+def _normalize(section: ModelSection, data: PreparedData, encoder: Encoder, as_is: bool) -> Numbers | None:
     label = f"model `{section.model}`: normalize"
     if not isinstance(encoder, ImageEncoder):
         if section.normalize is not None:
             raise ModelError(f"{label} is for images, the data holds {_kind(encoder)}: remove it")
         return None
-    numbers = _numbers(section, data, label)
+    numbers = _numbers(section, data, label, as_is)
     if numbers is not None:
         for what, values in zip(("mean", "std"), numbers, strict=True):
             if len(values) != encoder.channels:
@@ -191,13 +191,13 @@ def _normalize(section: ModelSection, data: PreparedData, encoder: Encoder) -> N
     return numbers
 
 
-def _numbers(section: ModelSection, data: PreparedData, label: str) -> Numbers | None:
+def _numbers(section: ModelSection, data: PreparedData, label: str, as_is: bool) -> Numbers | None:
     asked = section.normalize
     if asked is None:
         if section.model.startswith("onnx:"):
             return None
-        # A teacher that nothing trains knows something already, also where its factory brings the weights.
-        if section.weights is not None or (isinstance(section, TeacherSection) and section.train is None):
+        # A model that nothing trains knows something already, also where its factory brings the weights.
+        if section.weights is not None or as_is:
             raise ModelError(
                 f"{label}: say with which mean and std the weights were trained: imagenet, cifar10, data, none or {{mean: [...], std: [...]}}"
             )
@@ -216,10 +216,6 @@ def _numbers(section: ModelSection, data: PreparedData, label: str) -> Numbers |
 def _installed(library: str, name: str) -> None:
     if importlib.util.find_spec(library) is None:
         raise MissingExtra(library, "vision", f"`{library}:{name}`")
-
-
-def _path(path: str | Path, base: Path | None) -> Path:
-    return Path(path) if base is None else base / path
 
 
 def _existing(section: ModelSection, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 # Channels double with each stage: one more than this and a small width still has thousands.
 _MOST_STAGES = 10
 

@@ -174,8 +174,16 @@ def test_a_changed_temperature_trains_the_student_again_and_nothing_before_it(co
 
 def test_a_changed_loss_file_trains_the_student_again_and_nothing_before_it(copy: Copy) -> None:
     loss = copy.folder / "kdedge" / "distill" / "losses" / "kd.py"
-    loss.write_text(loss.read_text() + "\n\nCHANGED = True\n")
+    formula = "return divergence.mean() * temperature**2"
+    assert formula in loss.read_text()
+    loss.write_text(loss.read_text().replace(formula, "return divergence.mean() * temperature"))
     assert copy.run().made == AFTER_THE_STUDENT
+
+
+def test_a_student_that_comes_out_the_same_makes_nothing_after_it_again(copy: Copy) -> None:
+    loss = copy.folder / "kdedge" / "distill" / "losses" / "kd.py"
+    loss.write_text(loss.read_text() + "\n# A remark.\n")
+    assert copy.run().made == {"trainer.distill"}
 
 
 def test_a_changed_readme_changes_nothing(copy: Copy) -> None:

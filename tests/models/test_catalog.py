@@ -19,7 +19,7 @@ from kdedge.models.catalog import check, resolve
 from kdedge.models.signature import signature_of
 from kdedge.models.spec import ModelSpec, inputs_of
 from kdedge.models.tokens import vocabulary_size
-from kdedge.recipe import ModelSection, NormalizeSection, TeacherSection, TrainSection
+from kdedge.recipe import ModelSection, NormalizeSection
 
 
 def test_a_model_for_images_is_resolved() -> None:
@@ -84,10 +84,11 @@ def test_weights_without_their_normalisation_are_refused(tmp_path: Path) -> None
     assert resolve(ModelSection(model="kdedge:cnn", weights=weights, normalize="none"), image_data()).normalize is None
 
 
-def test_a_teacher_whose_factory_brings_its_weights_must_say_their_normalisation() -> None:
+def test_a_model_whose_factory_brings_its_weights_must_say_their_normalisation() -> None:
+    section = ModelSection(model="model_world:pixels")
     with pytest.raises(ModelError, match="say with which mean and std"):
-        resolve(TeacherSection(model="model_world:pixels"), image_data())
-    assert resolve(TeacherSection(model="model_world:pixels", train=TrainSection()), image_data()).normalize is not None
+        resolve(section, image_data(), as_is=True)
+    assert resolve(section, image_data()).normalize is not None
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,9 @@ def test_an_image_model_is_refused_for_texts(texts: PreparedData) -> None:
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"model `kdedge:cnn`: there is no file {tmp_path}/none.safetensors"):
-        resolve(ModelSection(model="kdedge:cnn", weights=Path("none.safetensors"), normalize="none"), image_data(), tmp_path)
+    weights = tmp_path / "none.safetensors"
+    with pytest.raises(ModelError, match=f"model `kdedge:cnn`: there is no file {weights}"):
+        resolve(ModelSection(model="kdedge:cnn", weights=weights, normalize="none"), image_data())
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

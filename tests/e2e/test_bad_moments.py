@@ -1,0 +1,366 @@
+"""A workspace that cannot be used, a disk that fills up, Ctrl-C, a killed worker, a missing runtime: a sentence, and what was finished is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import whole_runs
+from command_line import Ended, started
+from small_recipes import Plain, cells, kdedge, refused, run, stages, write
+
+ROOT = os.geteuid() == 0 if hasattr(os, "geteuid") else False
+DISTILLED = ("prepare.prepare", "teacher.obtain", "trainer.distill", "references.reference_outputs")
+
+
+@contextlib.contextmanager
+def disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
+    """A file system of its own at `folder`; the function changes its options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not ROOT or shutil.which("mount") is None:
+        pytest.skip("only root can mount a file system")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield lambda changed: subprocess.run(["mount", "-o", f"remount,{changed}", str(folder)], check=True) and None
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+# ---- the workspace ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_workspace_that_is_a_file_or_cannot_be_made(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    for place, words in {"file": "Not a directory", "file/below": "Not a directory", "n" * 300: "File name too long", "ring": "ring"}.items():
+        refused(kdedge("run", recipe, "--workspace", tmp_path / place), "workspace error", str(tmp_path / place), words)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["stages", "partial", "locks", "runs"])
+def test_a_workspace_whose_folder_is_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / name).write_text("")
+    refused(run(write(tmp_path)), "workspace error", f"workspace/{name}", "File exists")
+
+
+def test_a_read_only_workspace_serves_what_is_finished_and_nothing_else(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    with disk(tmp_path / "workspace", "size=20m") as remount:
+        assert run(recipe, command="distill").code == 0
+        remount("ro")
+        refused(run(recipe, command="export"), "workspace error", "Read-only file system", str(tmp_path / "workspace"), "finished stages are kept")
+        remount("rw")
+        found = stages(run(recipe, command="export"))
+        assert [found[name] for name in DISTILLED] == [True] * 4
+
+
+def test_a_read_only_folder_of_runs_loses_no_stage(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    with disk(tmp_path / "workspace" / "runs", "ro,size=1m"):
+        ended = run(recipe)
+        refused(ended, "workspace error", "lay out the report and the bundles", "Read-only file system", "workspace/runs/small")
+    assert "page.write_report" in stages(ended)
+    again = run(recipe, "--json")
+    assert again.code == 0, again.err
+    assert all(stages(again).values())
+    assert Path(json.loads(again.out.splitlines()[-1])["report"]).is_file()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that was run as far as its student; tests copy it."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(write(folder), command="distill").code == 0
+    return folder
+
+
+def stage_folder(workspace: Path, name: str) -> Path:
+    (found,) = (workspace / "stages").glob(f"{name}-*")
+    return found
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _replaced(path: Path, put: Callable[[Path], Any]) -> None:
+    shutil.rmtree(path)
+    put(path)
+
+
+def _record(text: str | bytes) -> Callable[[Path], Any]:
+    return lambda folder: (folder / "result.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def _edited(folder: Path) -> None:
+    path = folder / "result.json"
+    path.write_text(path.read_text().replace('"parameters": ', '"parameters": 1'))
+
+
+DAMAGED: dict[str, Callable[[Path], Any]] = {
+    "an empty record": _record(""),
+    "half a record": _record('{"digest": "'),
+    "a record of bytes": _record(b"\xff\xfe\0"),
+    "a record that is a list": _record("[]"),
+    "a record that is nothing": _record("null"),
+    "a record without a digest": _record('{"retry": false, "files": {}, "value": 3}'),
+    "a record of another type": _record('{"retry": false, "files": [], "value": 3, "digest": 3}'),
+    "a record that names other code": _record('{"retry":false,"digest":"","files":{},"value":{"$":"dataclass","type":"os:system","fields":{}}}'),
+    "a record without end": _record("[" * 5000),
+    "a record that was edited": _edited,
+    "a record that is a folder": lambda folder: ((folder / "result.json").unlink(), (folder / "result.json").mkdir()),
+    "weights that are gone": lambda folder: (folder / "model.safetensors").unlink(),
+    "weights cut short": lambda folder: os.truncate(folder / "model.safetensors", 100),
+    "weights with a flipped bit": lambda folder: _flip(folder / "model.safetensors"),
+    "a file for the folder": lambda folder: _replaced(folder, lambda path: path.write_text("")),
+    "a link for the folder": lambda folder: _replaced(folder, lambda path: path.symlink_to("/nowhere")),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_stage_is_made_again_to_the_same_bytes(what: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    workspace = tmp_path / "copy" / "workspace"
+    before = whole_runs.outcome(workspace)
+    DAMAGED[what](stage_folder(workspace, "trainer.distill"))
+    ended = run(tmp_path / "copy" / "recipe.yaml", command="distill")
+    assert ended.code == 0, ended.err
+    assert stages(ended) == {name: name != "trainer.distill" for name in DISTILLED}
+    assert whole_runs.outcome(workspace) == before
+    assert all(stages(run(tmp_path / "copy" / "recipe.yaml", command="distill")).values())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"a": 1}', '{"file:/x": [1, 2]}', '{"source:/x": [[1, 2, 3], ["a"]]}', "[" * 5000, "spoilt"]
+)
+def test_a_damaged_memory_of_hashes_is_forgotten(content: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    memo = tmp_path / "copy" / "workspace" / "memo.json"
+    if content == "spoilt":
+        entries = json.loads(memo.read_text())
+        assert entries
+        content = json.dumps({name: [stamp, [1, [2], 3, None]] for name, (stamp, _) in entries.items()})
+    memo.write_text(content)
+    ended = run(tmp_path / "copy" / "recipe.yaml", command="distill")
+    assert ended.code == 0, ended.err
+    assert stages(ended) == dict.fromkeys(DISTILLED, True)
+
+
+@pytest.mark.parametrize("left", ["a damaged checkpoint", "a file"])
+def test_a_damaged_attempt_is_not_used(left: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    workspace = tmp_path / "copy" / "workspace"
+    before = whole_runs.outcome(workspace)
+    folder = stage_folder(workspace, "trainer.distill")
+    shutil.rmtree(folder)
+    attempt = workspace / "partial" / folder.name
+    if left == "a file":
+        attempt.write_text("")
+    else:
+        attempt.mkdir()
+        (attempt / "checkpoint.bin").write_bytes(bytes(500))
+    assert run(tmp_path / "copy" / "recipe.yaml", command="distill").code == 0
+    assert whole_runs.outcome(workspace) == before
+
+
+# ---- a full disk -----------------------------------------------------------------------------------------------------------
+
+MANY = [
+    {"target": "onnxruntime-x86", "precision": ["fp32", "int8"]},
+    {"target": "openvino", "precision": ["fp16"]},
+    {"target": "torch", "precision": ["fp32"]},
+]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_the_run_goes_on_where_there_is_room(tmp_path: Path) -> None:
+    recipe = write(tmp_path, export=MANY)
+    ends = set()
+    with disk(tmp_path / "workspace", "size=40k") as remount:
+        before: set[str] = set()
+        # A little more room each time: the disk fills up in one stage after the other.
+        for kilobytes in (40, 72, 128, 160, 184, 224, 244, 300, 420, 900, 1300):
+            remount(f"size={kilobytes}k")
+            ended = run(recipe)
+            if ended.code != 2:
+                break
+            said = " ".join(ended.err.split())
+            refused(ended, str(tmp_path / "workspace"))
+            assert "No space left on device" in said or "is the disk full?" in said, ended.err
+            found = stages(ended)
+            assert {name for name, cached in found.items() if cached} >= before
+            before = set(found)
+            ends.add(len(found))
+        remount("size=50m")
+        ended = run(recipe, "--json")
+    assert set(cells(ended).values()) == {("ok", "")}
+    assert {name for name, cached in stages(ended).items() if cached} >= before
+    assert len(ends) > 5  # else the sizes above no longer meet different stages
+
+
+def limited(kilobytes: int, recipe: Path) -> Ended:
+    """A run that may write no file larger than this."""
+    command = [sys.executable, "-m", "kdedge", "run", str(recipe), "--workspace", str(recipe.parent / "workspace")]
+    limit = f'ulimit -f {kilobytes} && exec "$@"'
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "TMPDIR": str(recipe.parent)}
+    ended = subprocess.run(["bash", "-c", limit, "limited", *command], capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the limit is set by bash")
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    ended = limited(10, recipe)  # the training images fit, the checkpoint of the teacher does not
+    refused(ended, "workspace error", "teacher.obtain", str(tmp_path / "workspace"), "File too large", "finished stages are kept")
+    assert list(stages(ended)) == ["prepare.prepare"]
+    assert run(recipe, command="distill").code == 0
+
+
+# ---- Ctrl-C and kill -9 ----------------------------------------------------------------------------------------------------
+
+
+def begun(recipe: Path, *arguments: str, command: str = "run") -> subprocess.Popen[str]:
+    """The program in the background, in a process group of its own, as a terminal would start it."""
+    line = [sys.executable, "-m", "kdedge", command, str(recipe), "--workspace", str(recipe.parent / "workspace"), *arguments]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, text=True, env=environment, start_new_session=True, **streams)
+
+
+def interrupted(process: subprocess.Popen[str], moment: Callable[[], Any]) -> Ended:
+    """Ctrl-C, which reaches the whole group, as soon as the moment has come."""
+    try:
+        assert whole_runs.until(lambda: moment() or process.poll() is not None, 120)
+        assert process.poll() is None, process.communicate()[1]
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Ended(process.returncode, out, err)
+
+
+def long_training(content: Plain) -> None:
+    content["distill"] |= {"epochs": 200, "checkpoint_seconds": 0}
+
+
+def student(workspace: Path) -> str:
+    return hashlib.sha256((stage_folder(workspace, "trainer.distill") / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_ctrl_c_in_training_keeps_what_is_finished_and_the_next_run_ends_in_the_same_student(tmp_path: Path) -> None:
+    recipe, unbroken = write(tmp_path / "broken", long_training), write(tmp_path / "unbroken", long_training)
+    attempts = tmp_path / "broken" / "workspace" / "partial"
+    ended = interrupted(begun(recipe), lambda: list(attempts.glob("trainer.distill-*/checkpoint.previous.bin")))
+    refused(ended, "interrupted: finished stages are kept; run the same command again to go on")
+    assert ended.err.splitlines()[-1].startswith("interrupted: ")
+    assert list(stages(ended)) == ["prepare.prepare", "teacher.obtain"]
+    assert list(attempts.glob("trainer.distill-*/checkpoint.bin"))
+    # Processes, all three: sums are split by threads.
+    again, whole = (started("distill", each, "--workspace", each.parent / "workspace", folder=tmp_path) for each in (recipe, unbroken))
+    assert (again.code, whole.code) == (0, 0), again.err
+    assert list(stages(again).items())[:3] == [("prepare.prepare", True), ("teacher.obtain", True), ("trainer.distill", False)]
+    assert student(recipe.parent / "workspace") == student(unbroken.parent / "workspace")
+
+
+def profiling_for_long(content: Plain) -> None:
+    content["profile"] |= {"min_seconds": 30, "max_seconds": 60}
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The workers that time something now."""
+    return [child for child, line in whole_runs.descendants(process.pid).items() if "kdedge.runtimes.worker" in line and "launches.profile" in line]
+
+
+def test_ctrl_c_in_a_measurement_leaves_no_worker_behind(tmp_path: Path) -> None:
+    recipe = write(tmp_path, profiling_for_long)
+    process = begun(recipe)
+    ended = interrupted(process, lambda: workers(process))
+    refused(ended, "interrupted: finished stages are kept")
+    assert "validate.validate onnxruntime-x86 fp32 on local" in stages(ended)
+    assert whole_runs.alive_in(tmp_path / "workspace") == {}
+    assert whole_runs.leftovers(tmp_path / "workspace") == []
+
+
+def test_a_killed_worker_fails_its_cell_and_is_tried_again(tmp_path: Path) -> None:
+    recipe = write(tmp_path, profiling_for_long)
+    process = begun(recipe, "--json", command="profile")
+    try:
+        assert whole_runs.until(lambda: workers(process) or process.poll() is not None, 120)
+        for worker in workers(process):
+            os.kill(worker, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    status, reason = cells(Ended(process.returncode, out, err))["onnxruntime-x86 fp32"]
+    assert status == "failed"
+    assert "signal 9" in reason
+    # Not the same measurement as before, which would take its time, but what comes before it.
+    again = started("validate", recipe, "--workspace", tmp_path / "workspace", "--json", folder=tmp_path)
+    assert cells(again) == {"onnxruntime-x86 fp32": ("ok", "")}
+    assert all(stages(again).values())
+
+
+# ---- a package that is not installed ---------------------------------------------------------------------------------------
+
+# As if the packages were not installed, for every Python that has this folder on its path (`only` names a variable that must be set).
+_WITHOUT = """
+import os
+from importlib.machinery import PathFinder
+if {only!r} == "" or {only!r} in os.environ:
+    _find = PathFinder.find_spec.__func__
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {names!r} else _find(cls, name, path, target)
+    PathFinder.find_spec = classmethod(find_spec)
+"""
+
+
+def without(*names: str, folder: Path, only: str = "") -> dict[str, str]:
+    """The environment of a Python that has not installed some packages."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_WITHOUT.format(only=only, names=names))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
+@pytest.mark.parametrize(
+    ("missing", "target", "extra", "finished_before"),
+    [
+        ("openvino", "openvino", "openvino", (*DISTILLED, "onnx.export")),
+        ("onnxruntime", "onnxruntime-x86", "onnx", DISTILLED),
+        ("torch", "onnxruntime-x86", "train", ("prepare.prepare",)),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    missing: str, target: str, extra: str, finished_before: tuple[str, ...], tmp_path: Path
+) -> None:
+    recipe = write(tmp_path, export=[{"target": target, "precision": ["fp32"]}])
+    environment = without(missing, folder=tmp_path / "site")
+    ended = started("run", recipe, "--workspace", tmp_path / "workspace", folder=tmp_path, environment=environment)
+    refused(ended, f"`{missing}`", "not installed", f"pip install 'kdedge[{extra}]'")
+    assert list(stages(ended)) == list(finished_before)
+
+
+def test_a_runtime_that_the_worker_lacks_leaves_its_cell_unrun(tmp_path: Path) -> None:
+    recipe = write(tmp_path, export=[{"target": "openvino", "precision": ["fp32"]}, {"target": "onnxruntime-x86", "precision": ["fp32"]}])
+    environment = without("openvino", folder=tmp_path / "site", only="KDEDGE_PARENT")
+    ended = started("validate", recipe, "--workspace", tmp_path / "workspace", "--json", folder=tmp_path, environment=environment)
+    found = cells(ended)
+    assert found["openvino fp32"] == ("not-run", "openvino is not installed: pip install openvino")
+    assert found["onnxruntime-x86 fp32"] == ("ok", "")
