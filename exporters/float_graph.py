@@ -18,7 +18,14 @@ from kdedge.exporters.passes.apply import apply_passes
 from kdedge.progress import message
 
 #: Passes of every float graph, in order; none of them touches the normalisation in front (a zero-padded convolution must see normalised zeros).
-FLOAT_PASSES = ("remove_identity", "fold_constants", "gemm_from_matmul_add", "option_a_shortcut", "mean_to_global_average_pool")
+FLOAT_PASSES = (
+    "remove_identity",
+    "fold_constants",
+    "gemm_from_matmul_add",
+    "fold_batch_normalization",
+    "option_a_shortcut",
+    "mean_to_global_average_pool",
+)
 
 
 def simplify(model: ir.Model, feeds: Sequence[Feed]) -> tuple[ir.Model, tuple[str, ...]]:

@@ -39,7 +39,7 @@ def run(
     folder = None if isinstance(recipe, Recipe) else Path(recipe).absolute().parent
     with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext():
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), overrides)
-        identities = [open_device(name).identity for name in devices] if devices is not None else None
+        identities = [open_device(name).identity for name in dict.fromkeys(devices)] if devices is not None else None
         return run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
 
 

@@ -6,6 +6,7 @@ check alone is checked here, so that a recipe made in Python is held to the same
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,7 +28,8 @@ _CONDITION = re.compile(r"(>=|<=|>|<)\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*
 
 def _absolute(path: str | Path, info: ValidationInfo) -> Path:
     base = info.context.get("base") if info.context else None
-    return Path(path) if base is None else (Path(base) / Path(path).expanduser()).resolve()
+    # Not the methods of Path: those raise RuntimeError for a link to itself, and for the home of a user who does not exist.
+    return Path(path) if base is None else Path(os.path.realpath(Path(base) / os.path.expanduser(path)))  # noqa: PTH111
 
 
 def _prefixed(value: str, prefixes: tuple[str, ...], info: ValidationInfo) -> str:

@@ -52,7 +52,7 @@ class Workspace:
     """
 
     def __init__(self, root: Path, on_event: Callable[[StageEvent], None] | None = None) -> None:
-        self.root = root.resolve()
+        self.root = Path(os.path.realpath(root))  # not `resolve`, which knows no sentence for a link to itself
         self.on_event = on_event or (lambda event: None)
         self.events: list[StageEvent] = []
         for name in ("stages", "partial", "locks", "runs"):

@@ -12,7 +12,14 @@ import onnx_ir as ir
 from kdedge.errors import ExportError
 from kdedge.exporters.equivalence import GraphRunError, difference, run
 from kdedge.exporters.model_file import infer_shapes, opset_of, tidy
-from kdedge.exporters.passes import fold_constants, gemm_from_matmul_add, mean_to_global_average_pool, option_a_shortcut, remove_identity
+from kdedge.exporters.passes import (
+    fold_batch_normalization,
+    fold_constants,
+    gemm_from_matmul_add,
+    mean_to_global_average_pool,
+    option_a_shortcut,
+    remove_identity,
+)
 from kdedge.exporters.passes.graph_pass import GraphPass
 
 #: Rewrites reorder sums, so equal functions differ in the last bits; relative to the output's scale.
@@ -24,6 +31,7 @@ PASSES: dict[str, GraphPass] = {
         remove_identity.PASS,
         fold_constants.PASS,
         gemm_from_matmul_add.PASS,
+        fold_batch_normalization.PASS,
         option_a_shortcut.PASS,
         mean_to_global_average_pool.PASS,
     )

@@ -78,7 +78,7 @@ def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyR
         BundleError: it is no bundle, of another schema, or not whole: a file that is missing, changed, not listed, a link, or a path that
             leaves the folder.
     """
-    root = bundle.resolve()
+    root = Path(os.path.realpath(bundle))  # `resolve` knows no sentence for a link to itself
     if not root.is_dir():
         raise BundleError(f"{bundle}: there is no such folder")
     manifest = read_manifest(root)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdedge.errors import RecipeError
+from kdedge.recipe_file.sentences import shown
+from kdedge.recipe_file.yaml_tree import parse
 
 
 def load_rules(path: Path) -> dict[str, Any]:
@@ -17,12 +17,13 @@ def load_rules(path: Path) -> dict[str, Any]:
         RecipeError: the file cannot be read, is not YAML, or holds no mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: is not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not a text file in UTF-8 (byte {error.start})") from error
+    found = parse(text, str(path)).value
     rules = found.get("gate", found) if isinstance(found, dict) else found
     if not isinstance(rules, dict):
-        raise RecipeError(f"{path}: a policy is a mapping such as `agreement_student: '>= 0.98'`, not a {type(rules).__name__}")
+        raise RecipeError(f"{path}: a policy is a mapping such as `agreement_student: '>= 0.98'`, not {shown(rules)}")
     return rules

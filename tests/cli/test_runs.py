@@ -147,10 +147,11 @@ def test_another_policy_judges_what_was_measured_and_changes_nothing(run: Progra
         ("sise: '<= 1 MB'", "did you mean `size`?"),
         ("size: 1", "size"),
         ("[1, 2]", "a policy is a mapping"),
-        ("{", "not YAML"),
+        ("{", "not valid YAML"),
+        ("size: '<= 1 MB'\nsize: '<= 2 MB'", "size: the key is there already, in line 1"),
         ("size: 2020-01-01", "gate.size: `2020-01-01` is no rule"),
         ("require: 1", "gate.require: `1` names no targets"),
-        ("1: 1", "gate.1: there is no such figure"),
+        ("1: 1", "a key must be a text"),
     ],
 )
 def test_a_policy_that_cannot_be_read_is_named(run: Program, tmp_path: Path, policy: str | None, said: str) -> None:

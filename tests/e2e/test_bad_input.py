@@ -109,6 +109,8 @@ WRONG: dict[str, Case] = {
     "key of another task": (put("data.max_length", 5), ("data.max_length", "for texts")),
     "unknown data set": (put("data.train", "sklearn:faces"), ("sklearn:faces", "digits")),
     "data that is not there": (put("data.test", "npz:nowhere.npz"), ("data.test", "nowhere.npz")),
+    "data of a user who does not exist": (put("data.test", "npz:~nobody-of-this-name/data.npz"), ("data.test", "~nobody-of-this-name/data.npz")),
+    "data with a zero in its name": (put("data.test", "npz:a\0b.npz"), ("data.test", "null")),
     "data that is a folder": (put("data.test", "npz:."), ("data.test", "there is no file")),
     "unknown model": (put("student.model", "kdedge:cn"), ("kdedge:cn", "did you mean `cnn`?")),
     "unknown argument": (put("student.arguments.widht", 3), ("arguments.widht", "did you mean `width`?")),
@@ -213,6 +215,11 @@ def test_an_npz_file_that_is_damaged(damage: Callable[[bytes], bytes], words: tu
     path = tmp_path / "data.npz"
     path.write_bytes(damage(path.read_bytes()))
     refused(run(recipe), "data.npz", *words)
+
+
+def test_data_behind_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "ring.npz").symlink_to(tmp_path / "ring.npz")
+    refused(run(write(tmp_path, put("data.test", "npz:ring.npz"))), "data.test", "ring.npz")
 
 
 # ---- folders of images -----------------------------------------------------------------------------------------------------

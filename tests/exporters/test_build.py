@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx_text import graph
@@ -244,6 +245,22 @@ def test_the_recipe_chooses_the_batch_and_the_options(made: Callable[..., Artifa
 def test_tensorrt_gets_profiles_where_shapes_stay_dynamic(made: Callable[..., Artifact]) -> None:
     assert "profiles" not in made("tensorrt", "fp32").options
     assert made("tensorrt", "fp32", batch="dynamic").options["profiles"] == {"image": [[1, 3, 8, 8], [8, 3, 8, 8], [64, 3, 8, 8]]}
+
+
+def test_a_fixed_shape_that_gives_other_outputs_is_refused(made: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdedge.exporters import shapes
+
+    honest = shapes.fix_shapes
+
+    def wrong(model: ir.Model, sizes: dict[str, int]) -> ir.Model:
+        fixed = honest(model, sizes)
+        bias = fixed.graph.initializers["fc.bias"]
+        bias.const_value = ir.tensor(np.full(5, 9, np.float32), name="fc.bias")
+        return fixed
+
+    monkeypatch.setattr(shapes, "fix_shapes", wrong)
+    with pytest.raises(ExportError, match=r"fixing batch 1 changed the outputs by .* of their scale; use `batch: dynamic`"):
+        made("onnxruntime-x86", "fp32")
 
 
 def test_a_batch_outside_of_the_exported_range_is_refused(made: Callable[..., Artifact]) -> None:

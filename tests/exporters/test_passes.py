@@ -152,3 +152,50 @@ def test_what_does_nothing_is_removed_and_outputs_keep_their_names() -> None:
 def test_constants_are_computed_once() -> None:
     model = graph("(float[b, 2] x) => (float[b, 3] y) { t = Transpose(w) n = Neg(t) y = MatMul(x, n) }", w=np.ones((3, 2), np.float32))
     assert operators(applied(model, "fold_constants", (2, 2)).model) == ["MatMul"]
+
+
+BN = "BatchNormalization(c, s, o, m, v)"
+NORMALIZED = {
+    "conv": (f"(float[b, 3, 5, 5] x) => (float[b, 4, 3, 3] y) {{ c = Conv(x, w) n = {BN} y = Relu(n) }}", (4, 3, 3, 3)),
+    "an epsilon of its own": (
+        f"(float[b, 3, 5, 5] x) => (float[b, 4, 3, 3] y) {{ c = Conv(x, w) y = {BN} }}".replace("(c", "<epsilon = 0.3>(c"),
+        (4, 3, 3, 3),
+    ),
+    "conv with bias": (f"(float[b, 3, 5, 5] x) => (float[b, 4, 3, 3] y) {{ c = Conv(x, w, k) y = {BN} }}", (4, 3, 3, 3)),
+    "depthwise": (f"(float[b, 4, 5, 5] x) => (float[b, 4, 3, 3] y) {{ c = Conv<group = 4>(x, w) y = {BN} }}", (4, 1, 3, 3)),
+    "transposed": (f"(float[b, 3, 5, 5] x) => (float[b, 4, 7, 7] y) {{ c = ConvTranspose(x, w, k) y = {BN} }}", (3, 4, 3, 3)),
+    "linear": (f"(float[b, 3] x) => (float[b, 4] y) {{ c = Gemm<transB = 1>(x, w, k) y = {BN} }}", (4, 3)),
+}
+
+
+@pytest.mark.parametrize(("text", "shape"), NORMALIZED.values(), ids=NORMALIZED)
+def test_a_batch_normalization_goes_into_the_layer_in_front(text: str, shape: tuple[int, ...]) -> None:
+    model = graph(text, **normalization(), w=np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+    size = tuple(value if isinstance(value, int) else 2 for value in model.graph.inputs[0].shape or ())
+    result = applied(model, "fold_batch_normalization", size)
+    assert "BatchNormalization" not in operators(result.model)
+    assert [value.name for value in result.model.graph.outputs] == ["y"]
+
+
+def test_a_normalization_that_cannot_be_folded_stays() -> None:
+    weight = np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    shared = "(float[b, 3, 5, 5] x) => (float[b, 4, 3, 3] y) { c = Conv(x, w) n = BatchNormalization(c, s, o, m, v) y = Add(n, c) }"
+    first = "(float[b, 4, 3, 3] x) => (float[b, 4, 3, 3] y) { y = BatchNormalization(x, s, o, m, v) }"
+    assert applied(graph(shared, **normalization(), w=weight), "fold_batch_normalization", (2, 3, 5, 5)).kept == ()
+    assert applied(graph(first, **normalization()), "fold_batch_normalization", (2, 4, 3, 3)).kept == ()
+
+
+def test_two_layers_that_share_a_weight_keep_their_own_normalization() -> None:
+    text = """(float[b, 4, 5, 5] x) => (float[b, 4, 1, 1] y) {
+        c = Conv(x, w) n = BatchNormalization(c, s, o, m, v) d = Conv(n, w) y = BatchNormalization(d, s, m, o, v)
+    }"""
+    weight = np.random.default_rng(1).standard_normal((4, 4, 3, 3)).astype(np.float32)
+    result = applied(graph(text, **normalization(), w=weight), "fold_batch_normalization", (2, 4, 5, 5))
+    assert operators(result.model) == ["Conv", "Conv"]
+
+
+def normalization() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Scale, offset, mean, variance and a bias of four channels."""
+    random = np.random.default_rng(0)
+    rows = {name: random.standard_normal(4).astype(np.float32) for name in ("s", "o", "m", "k")}
+    return {**rows, "v": random.random(4, np.float32) + np.float32(0.5)}

@@ -94,6 +94,8 @@ def test_an_output_that_grew_batch_by_batch_is_the_array_that_went_in(dtype: str
     read = np.load(tmp_path / "y.npy", allow_pickle=False)
     assert read.dtype == whole.dtype
     assert np.array_equal(read, whole)
+    np.save(tmp_path / "at_once.npy", whole)
+    assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "at_once.npy").read_bytes()
 
 
 def test_an_output_without_a_batch_dimension_is_named(tmp_path: Path) -> None:

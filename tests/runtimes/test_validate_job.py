@@ -49,6 +49,20 @@ def test_each_bucket_has_its_own_outputs(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "executed.json").read_text()) == [{"name": "double", "operator": "Mul", "dtype": "fp32", "provider": "fake"}]
 
 
+def test_peak_memory_does_not_count_what_reading_back_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "images.npy", np.ones((4, 2), np.float32))
+    session = fake_session()
+    memory = [100]
+
+    def executed() -> list[Any]:
+        memory.append(900)
+        return []
+
+    monkeypatch.setattr(session, "executed", executed)
+    monkeypatch.setattr(validate, "peak_memory_bytes", lambda: max(memory))
+    assert validate.run(job(batch=2), str(tmp_path), session).peak_memory_bytes == 100
+
+
 def test_an_output_with_another_number_of_rows_fails_the_job(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.ones((4, 2), np.float32))
     with pytest.raises(RuntimeFailure, match=r"`doubled` has shape \[1, 2\] for a batch of 2"):
