@@ -89,7 +89,7 @@ def read_engine(path: str, platform: Platform) -> bytes:
     record = _read_record(stem + ".json")
     if record is None:
         raise RuntimeFailure("tensorrt: %s has no record of what it was built by (%s.json)%s" % (path, os.path.basename(stem), advice))
-    theirs = Platform(str(record.get("module")), str(record.get("version")), str(record.get("compute_capability")))
+    theirs = _platform_of(record)
     if theirs != platform:
         raise RuntimeFailure("tensorrt: %s was built by %s, this machine has %s%s" % (path, theirs, platform, advice))
     plan = _read(path)
@@ -125,7 +125,7 @@ def _unusable(stem: str, platform: Platform, source: str) -> str:
     record = _read_record(stem + ".json")
     if record is None:
         return "the cached engine has no readable record"
-    theirs = Platform(str(record.get("module")), str(record.get("version")), str(record.get("compute_capability")))
+    theirs = _platform_of(record)
     if theirs != platform:
         return "engine was built by %s, this machine has %s" % (theirs, platform)
     if record.get("source_sha256") != source:
@@ -143,7 +143,7 @@ def _seen_elsewhere(stem: str, platform: Platform) -> str:
     for entry in records:
         record = _read_record(os.path.join(folder, entry)) if entry.startswith(prefix) and entry.endswith(".json") else None
         if record is not None:
-            theirs = Platform(str(record.get("module")), str(record.get("version")), str(record.get("compute_capability")))
+            theirs = _platform_of(record)
             return "engine was built by %s, this machine has %s" % (theirs, platform)
     return "no engine of this graph and these settings was built here before"
 
@@ -156,6 +156,10 @@ def _record(platform: Platform, source: str, settings: BuildSettings, plan: byte
         "engine_sha256": hashlib.sha256(plan).hexdigest(),
         "settings": asdict(settings),
     }
+
+
+def _platform_of(record: Mapping[str, Any]) -> Platform:
+    return Platform(str(record.get("module")), str(record.get("version")), str(record.get("compute_capability")))
 
 
 def _read_record(path: str) -> Optional[Mapping[str, Any]]:

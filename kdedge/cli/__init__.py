@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -40,5 +41,8 @@ for _command in COMMANDS:
 
 def main() -> None:
     """The `kdedge` program: run a command, print an error as a sentence, exit with the code of its class."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no µ gets \xb5, not a failed run
     with errors.explained("--debug" in sys.argv):
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])

@@ -44,6 +44,10 @@ def explained(debug: bool) -> Iterator[None]:
         if debug:
             raise
         _end(f"system error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 2)
+    except MemoryError as error:
+        if debug:
+            raise
+        _end(f"out of memory: {error or 'the system gave no more'}; finished stages are kept", 2)
     except Exception as error:
         if debug:
             raise

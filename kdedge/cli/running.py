@@ -113,4 +113,5 @@ class _Shown:
 
 
 def _listener(quiet: bool) -> _Quiet | _Shown:
-    return _Quiet() if quiet else _Shown()
+    # Without a standard error (`2>&-`) there is nobody to show anything to.
+    return _Quiet() if quiet or sys.stderr is None else _Shown()

@@ -59,7 +59,7 @@ def _load(path: Path, needed: tuple[str, ...], optional: str) -> dict[str, Array
         for key in (*needed, *([optional] if optional in archive.files else [])):
             try:
                 found[key] = archive[key]
-            except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
                 raise DataError(f"{path}: `{key}` cannot be read (arrays of Python objects are refused): {error}") from error
     return found
 

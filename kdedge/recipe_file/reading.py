@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from kdedge.errors import RecipeError
 from kdedge.recipe import Recipe
 from kdedge.recipe_file.sentences import nearest, sentences, shown
-from kdedge.recipe_file.yaml_tree import Key, Tree, dotted, parse
+from kdedge.recipe_file.yaml_tree import DEEPEST, Key, Tree, dotted, parse
 from kdedge.targets import TARGETS
 
+LARGEST = 1 << 20
 _EXAMPLE = "--set distill.epochs=2 or --set export.0.batch=4"
 
 
@@ -69,7 +70,11 @@ def _branches(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as handle:
+            content = handle.read(LARGEST + 1)  # not all of it: a device such as /dev/zero has no end
+        if len(content) > LARGEST:
+            raise RecipeError(f"{path}: is no recipe: it is larger than {LARGEST >> 20} MB")
+        return content.decode("utf-8")
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: there is no such file; `kdedge init NAME` writes a recipe to start from") from error
     except UnicodeDecodeError as error:
@@ -94,6 +99,8 @@ def _override(tree: Tree, override: str) -> None:
     parts = [part.strip() for part in name.split(".")]
     if not equals or not all(parts):
         raise RecipeError(f"{label}: is not key=value; write it like {_EXAMPLE}")
+    if len(parts) > DEEPEST:
+        raise RecipeError(f"{label[:60]}...: is more than {DEEPEST} sections deep")
     key: Key = ()
     inside = tree.value
     for part in parts[:-1]:

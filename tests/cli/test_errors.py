@@ -64,6 +64,13 @@ def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert "finished stages are kept" in capsys.readouterr().err
 
 
+def test_a_lack_of_memory_or_of_a_file_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(MemoryError("Unable to allocate 27.3 TiB")) == 2
+    assert capsys.readouterr().err == "out of memory: Unable to allocate 27.3 TiB; finished stages are kept\n"
+    assert ending(OSError(28, "No space left on device", "report.html")) == 2
+    assert capsys.readouterr().err == "system error: No space left on device: report.html\n"
+
+
 def test_what_nobody_foresaw_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(ZeroDivisionError("division by zero")) == 2
     written = capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,9 @@ def test_a_recipe_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
     refused(run(tmp_path / "missing.yaml"), "missing.yaml", "no such file", "kdedge init")
     (tmp_path / "folder.yaml").mkdir()
     refused(run(tmp_path / "folder.yaml"), "folder.yaml", "directory")
+    (tmp_path / "ring.yaml").symlink_to(tmp_path / "ring.yaml")
+    refused(run(tmp_path / "ring.yaml"), "ring.yaml", "symbolic links")
+    refused(kdedge("run", "/dev/zero", "--workspace", tmp_path / "workspace"), "/dev/zero", "larger than 1 MB")
 
 
 # ---- keys and values -------------------------------------------------------------------------------------------------------
@@ -145,11 +150,12 @@ def test_a_recipe_that_says_something_wrong(what: str, tmp_path: Path) -> None:
         ("distill.epochs=[", ("distill.epochs", "not valid YAML")),
         ("export.7.target=openvino", ("`7` is no place", "from 0 to 0")),
         ("name.first=x", ("`name` is 'small'", "no `first`")),
+        (".".join("a" * 3000) + "=1", ("more than 50 sections deep",)),
         ("", ("not key=value",)),
     ],
 )
 def test_a_value_set_on_the_command_line(override: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    refused(run(write(tmp_path), "--set", override), f"--set {override}".strip(), *words)
+    refused(run(write(tmp_path), "--set", override), f"--set {override[:50]}".strip(), *words)
 
 
 def test_a_device_named_on_the_command_line(tmp_path: Path) -> None:
@@ -215,6 +221,16 @@ def test_an_npz_file_that_is_damaged(damage: Callable[[bytes], bytes], words: tu
     path = tmp_path / "data.npz"
     path.write_bytes(damage(path.read_bytes()))
     refused(run(recipe), "data.npz", *words)
+
+
+def test_an_array_that_says_it_is_larger_than_memory(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**4, 10**3, 3)})
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
+        for name in GOOD:
+            archive.writestr(f"{name}.npy", header.getvalue())
+    refused(run(recipe), "data.npz", "x_train", "Unable to allocate")
 
 
 def test_data_behind_a_link_to_itself(tmp_path: Path) -> None:

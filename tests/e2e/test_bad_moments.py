@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import whole_runs
 from command_line import Ended, started
-from small_recipes import Plain, cells, kdedge, refused, run, stages, write
+from small_recipes import cells, kdedge, refused, run, stages, write
 
 ROOT = os.geteuid() == 0 if hasattr(os, "geteuid") else False
 DISTILLED = ("prepare.prepare", "teacher.obtain", "trainer.distill", "references.reference_outputs")
@@ -40,6 +41,20 @@ def disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
         yield remount
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that was run until its artifact was validated."""
+    recipe = write(tmp_path_factory.mktemp("finished"))
+    assert run(recipe, command="validate").code == 0
+    return recipe
+
+
+@pytest.fixture
+def workspace(finished: Path, tmp_path: Path) -> Path:
+    """A copy of its workspace."""
+    return Path(shutil.copytree(finished.parent / "workspace", tmp_path / "workspace"))
 
 
 # ---- the workspace ---------------------------------------------------------------------------------------------------------
@@ -84,20 +99,6 @@ def test_a_read_only_folder_of_runs_loses_no_stage(tmp_path: Path) -> None:
     assert again.code == 0, again.err
     assert {name for name, cached in stages(again).items() if cached} == set(before)
     assert Path(json.loads(again.out.splitlines()[-1])["report"]).is_file()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that was run as far as its student."""
-    recipe = write(tmp_path_factory.mktemp("finished"))
-    assert run(recipe, command="distill").code == 0
-    return recipe
-
-
-@pytest.fixture
-def workspace(finished: Path, tmp_path: Path) -> Path:
-    """A copy of its workspace, to be damaged."""
-    return Path(shutil.copytree(finished.parent / "workspace", tmp_path / "workspace"))
 
 
 def stage_folder(workspace: Path, name: str) -> Path:
@@ -244,23 +245,45 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
     assert run(recipe, command="distill").code == 0
 
 
+def test_a_device_that_is_named_twice_is_measured_once(finished: Path, workspace: Path) -> None:
+    ended = kdedge("validate", finished, "--workspace", workspace, "--json", "--on", "local", "--on", "local")
+    assert len(json.loads(ended.out.splitlines()[-1])["artifacts"]) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")
+def test_outputs_that_cannot_be_written_are_no_traceback(finished: Path, workspace: Path) -> None:
+    line = f"{shlex.quote(sys.executable)} -m kdedge distill {shlex.quote(str(finished))} --workspace {shlex.quote(str(workspace))}"
+    for streams, code, said in (("> /dev/full", 2, "system error: No space left on device"), ("2>&-", 0, "student: "), (">&-", 0, "trainer.distill")):
+        ended = subprocess.run(["sh", "-c", f"{line} {streams}"], capture_output=True, text=True)
+        assert "Traceback" not in ended.stderr
+        assert ended.returncode == code, ended.stderr
+        assert said in ended.stdout + ended.stderr
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path: Path) -> None:
+    recipe = write(tmp_path, gate={"latency_median": "<= 5 µs", "größe": "<= 1 MB"})
+    ended = started("run", recipe, "--workspace", "workspace", folder=tmp_path, environment={"PYTHONIOENCODING": "ascii"})
+    refused(ended, "gate.gr\\xf6\\xdfe")
+
+
 # ---- Ctrl-C and kill -9 ----------------------------------------------------------------------------------------------------
 
 
-def begun(recipe: Path, *arguments: str, command: str = "run") -> subprocess.Popen[str]:
+def begun(command: str, recipe: Path, workspace: Path, *settings: str) -> subprocess.Popen[str]:
     """The program in the background, in a process group of its own, as a terminal would start it."""
-    line = [sys.executable, "-m", "kdedge", command, str(recipe), "--workspace", str(recipe.parent / "workspace"), *arguments]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    line = [sys.executable, "-m", "kdedge", command, str(recipe), "--workspace", str(workspace), "--json", *sets]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(line, text=True, env=environment, start_new_session=True, **streams)
 
 
-def interrupted(process: subprocess.Popen[str], moment: Callable[[], Any]) -> Ended:
-    """Ctrl-C, which reaches the whole group, as soon as the moment has come."""
+def ended_after(process: subprocess.Popen[str], moment: Callable[[], Any], blow: Callable[[], Any]) -> Ended:
+    """How a program ended that was struck at a moment of its work."""
     try:
         assert whole_runs.until(lambda: moment() or process.poll() is not None, 120)
         assert process.poll() is None, process.communicate()[1]
-        os.killpg(process.pid, signal.SIGINT)
+        blow()
         out, err = process.communicate(timeout=60)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -268,31 +291,36 @@ def interrupted(process: subprocess.Popen[str], moment: Callable[[], Any]) -> En
     return Ended(process.returncode, out, err)
 
 
-def long_training(content: Plain) -> None:
-    content["distill"] |= {"epochs": 60, "checkpoint_seconds": 0}
+def interrupted(process: subprocess.Popen[str], moment: Callable[[], Any]) -> Ended:
+    """Ctrl-C, which reaches the whole group."""
+    return ended_after(process, moment, lambda: os.killpg(process.pid, signal.SIGINT))
+
+
+LONG_TRAINING = ("distill.epochs=60", "distill.checkpoint_seconds=0")
+LONG_PROFILE = ("profile.min_seconds=30",)
 
 
 def student(workspace: Path) -> str:
-    return hashlib.sha256((stage_folder(workspace, "trainer.distill") / "model.safetensors").read_bytes()).hexdigest()
+    """The hash of the student of the long training."""
+    (folder,) = (path for path in workspace.glob("stages/trainer.distill-*") if (path / "metrics.jsonl").read_text().count("\n") > 1)
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_ctrl_c_in_training_keeps_what_is_finished_and_the_next_run_ends_in_the_same_student(tmp_path: Path) -> None:
-    recipe, unbroken = write(tmp_path / "broken", long_training), write(tmp_path / "unbroken", long_training)
-    attempts = tmp_path / "broken" / "workspace" / "partial"
-    ended = interrupted(begun(recipe), lambda: list(attempts.glob("trainer.distill-*/checkpoint.previous.bin")))
+@pytest.mark.slow
+def test_ctrl_c_in_training_keeps_what_is_finished_and_the_next_run_ends_in_the_same_student(finished: Path, workspace: Path, tmp_path: Path) -> None:
+    unbroken = Path(shutil.copytree(workspace, tmp_path / "unbroken"))
+    attempts = workspace / "partial"
+    process = begun("run", finished, workspace, *LONG_TRAINING)
+    ended = interrupted(process, lambda: list(attempts.glob("trainer.distill-*/checkpoint.previous.bin")))
     refused(ended, "interrupted: finished stages are kept; run the same command again to go on")
     assert ended.err.splitlines()[-1].startswith("interrupted: ")
-    assert list(stages(ended)) == ["prepare.prepare", "teacher.obtain"]
+    assert stages(ended) == {"prepare.prepare": True, "teacher.obtain": True}
     assert list(attempts.glob("trainer.distill-*/checkpoint.bin"))
-    # Processes, all three: sums are split by threads.
-    again, whole = (started("distill", each, "--workspace", each.parent / "workspace", folder=tmp_path) for each in (recipe, unbroken))
-    assert (again.code, whole.code) == (0, 0), again.err
-    assert list(stages(again).items())[:3] == [("prepare.prepare", True), ("teacher.obtain", True), ("trainer.distill", False)]
-    assert student(recipe.parent / "workspace") == student(unbroken.parent / "workspace")
-
-
-def profiling_for_long(content: Plain) -> None:
-    content["profile"] |= {"min_seconds": 30, "max_seconds": 60}
+    # Processes like the first one: sums are split by threads.
+    for place in (workspace, unbroken):
+        out, err = begun("distill", finished, place, *LONG_TRAINING).communicate()
+        assert not stages(Ended(0, out, err))["trainer.distill"]
+    assert student(workspace) == student(unbroken)
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
@@ -300,34 +328,31 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [child for child, line in whole_runs.descendants(process.pid).items() if "kdedge.runtimes.worker" in line and "launches.profile" in line]
 
 
-def test_ctrl_c_in_a_measurement_leaves_no_worker_behind(tmp_path: Path) -> None:
-    recipe = write(tmp_path, profiling_for_long)
-    process = begun(recipe)
+def test_ctrl_c_in_a_measurement_leaves_no_worker_behind(finished: Path, workspace: Path) -> None:
+    process = begun("run", finished, workspace, *LONG_PROFILE)
     ended = interrupted(process, lambda: workers(process))
     refused(ended, "interrupted: finished stages are kept")
-    assert "validate.validate onnxruntime-x86 fp32 on local" in stages(ended)
-    assert whole_runs.alive_in(tmp_path / "workspace") == {}
-    assert whole_runs.leftovers(tmp_path / "workspace") == []
+    assert stages(ended)["validate.validate onnxruntime-x86 fp32 on local"]
+    assert whole_runs.alive_in(workspace) == {}
+    assert whole_runs.leftovers(workspace) == []
 
 
-def test_a_killed_worker_fails_its_cell_and_is_tried_again(tmp_path: Path) -> None:
-    recipe = write(tmp_path, profiling_for_long)
-    process = begun(recipe, "--json", command="profile")
-    try:
-        assert whole_runs.until(lambda: workers(process) or process.poll() is not None, 120)
+def test_a_killed_worker_fails_its_cell_and_is_tried_again(finished: Path, workspace: Path) -> None:
+    process = begun("profile", finished, workspace, *LONG_PROFILE)
+
+    def kill() -> None:
         for worker in workers(process):
             os.kill(worker, signal.SIGKILL)
-        out, err = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    status, reason = cells(Ended(process.returncode, out, err))["onnxruntime-x86 fp32"]
+
+    ended = ended_after(process, lambda: workers(process), kill)
+    status, reason = cells(ended)["onnxruntime-x86 fp32"]
     assert status == "failed"
     assert "signal 9" in reason
-    # Not the same measurement as before, which would take its time, but what comes before it.
-    again = started("validate", recipe, "--workspace", tmp_path / "workspace", "--json", folder=tmp_path)
-    assert cells(again) == {"onnxruntime-x86 fp32": ("ok", "")}
-    assert all(stages(again).values())
+    # The next attempt is interrupted, for it would take its time: that it was begun is what counts.
+    process = begun("profile", finished, workspace, *LONG_PROFILE)
+    again = stages(interrupted(process, lambda: workers(process)))
+    assert again
+    assert all(again.values())
 
 
 # ---- a package that is not installed ---------------------------------------------------------------------------------------
@@ -351,28 +376,30 @@ def without(*names: str, folder: Path, only: str = "") -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
-@pytest.mark.parametrize(
-    ("missing", "target", "extra", "finished_before"),
-    [
-        ("openvino", "openvino", "openvino", (*DISTILLED, "onnx.export")),
-        ("onnxruntime", "onnxruntime-x86", "onnx", DISTILLED),
-        ("torch", "onnxruntime-x86", "train", ("prepare.prepare",)),
-    ],
-)
+def elsewhere(finished: Path, workspace: Path, command: str, target: str, environment: dict[str, str]) -> Ended:
+    """The finished recipe, taken further for another target in another environment."""
+    setting = f"export=[{{target: {target}, precision: [fp32], batch: 2}}]"
+    return started(command, finished, "--workspace", workspace, "--json", "--set", setting, folder=workspace, environment=environment)
+
+
+@pytest.mark.parametrize(("missing", "target", "extra"), [("openvino", "openvino", "openvino"), ("onnxruntime", "onnxruntime-x86", "onnx")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(
-    missing: str, target: str, extra: str, finished_before: tuple[str, ...], tmp_path: Path
+    missing: str, target: str, extra: str, finished: Path, workspace: Path, tmp_path: Path
 ) -> None:
-    recipe = write(tmp_path, export=[{"target": target, "precision": ["fp32"]}])
-    environment = without(missing, folder=tmp_path / "site")
-    ended = started("run", recipe, "--workspace", tmp_path / "workspace", folder=tmp_path, environment=environment)
+    ended = elsewhere(finished, workspace, "run", target, without(missing, folder=tmp_path / "site"))
     refused(ended, f"`{missing}`", "not installed", f"pip install 'kdedge[{extra}]'")
-    assert list(stages(ended)) == list(finished_before)
+    assert stages(ended) == dict.fromkeys((*DISTILLED, "onnx.export"), True)
 
 
-def test_a_runtime_that_the_worker_lacks_leaves_its_cell_unrun(tmp_path: Path) -> None:
-    recipe = write(tmp_path, export=[{"target": "openvino", "precision": ["fp32"]}, {"target": "onnxruntime-x86", "precision": ["fp32"]}])
+def test_a_missing_torch_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    environment = without("torch", folder=tmp_path / "site")
+    ended = started("run", recipe, "--workspace", tmp_path / "workspace", folder=tmp_path, environment=environment)
+    refused(ended, "`torch`", "not installed", "pip install 'kdedge[train]'")
+    assert list(stages(ended)) == ["prepare.prepare"]
+
+
+def test_a_runtime_that_the_worker_lacks_leaves_its_cell_unrun(finished: Path, workspace: Path, tmp_path: Path) -> None:
     environment = without("openvino", folder=tmp_path / "site", only="KDEDGE_PARENT")
-    ended = started("validate", recipe, "--workspace", tmp_path / "workspace", "--json", folder=tmp_path, environment=environment)
-    found = cells(ended)
-    assert found["openvino fp32"] == ("not-run", "openvino is not installed: pip install openvino")
-    assert found["onnxruntime-x86 fp32"] == ("ok", "")
+    ended = elsewhere(finished, workspace, "validate", "openvino", environment)
+    assert cells(ended) == {"openvino fp32": ("not-run", "openvino is not installed: pip install openvino")}

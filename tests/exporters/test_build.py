@@ -21,7 +21,7 @@ from onnx_text import graph
 from torch import nn
 
 from kdedge.artifact import Artifact, CalibratedRanges, Dimension, FloatGraph, ImageEncoder, ImportPath, Lineage, ModelFiles, TensorSpec, TextEncoder
-from kdedge.errors import ExportError
+from kdedge.errors import DialectError, ExportError
 from kdedge.exporters.build import build
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.equivalence import run
@@ -30,6 +30,7 @@ from kdedge.exporters.metadata import read_properties
 from kdedge.exporters.model_file import content_hash, load_model, save_model
 from kdedge.exporters.openvino import write_ir
 from kdedge.exporters.quantize.calibrate import observe
+from kdedge.exporters.quantize.encoding import Encoding
 from kdedge.exporters.quantize.ranges import write_table
 from kdedge.exporters.torch_module import export_module
 from kdedge.models.load import Model, to_files
@@ -245,6 +246,12 @@ def test_the_recipe_chooses_the_batch_and_the_options(made: Callable[..., Artifa
 def test_tensorrt_gets_profiles_where_shapes_stay_dynamic(made: Callable[..., Artifact]) -> None:
     assert "profiles" not in made("tensorrt", "fp32").options
     assert made("tensorrt", "fp32", batch="dynamic").options["profiles"] == {"image": [[1, 3, 8, 8], [8, 3, 8, 8], [64, 3, 8, 8]]}
+
+
+def test_an_artifact_outside_of_its_dialects_grammar_is_never_made(made: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdedge.exporters.quantize.lower.encode_activation", lambda rows, dialect: Encoding(np.float32(0.5), 3))
+    with pytest.raises(DialectError, match="the zero point is 3, this dialect wants 0"):
+        made("tensorrt", "int8")
 
 
 def test_a_fixed_shape_that_gives_other_outputs_is_refused(made: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,17 @@ def test_sums_and_exponentials_stay_float32_unless_told_otherwise(tmp_path: Path
     assert types(halved(model, tmp_path, "r*", "y").model)["y"] == (F32,)
 
 
+def test_a_mean_over_many_values_keeps_its_sum_out_of_float16(tmp_path: Path) -> None:
+    # The sum, 81920, is more than float16 holds; the mean is not.
+    model = graph(
+        "(float[b, 2, 64, 64] x) => (float[b, 2, 1, 1] y) { r = Relu(x) m = ReduceMean<keepdims = 1>(r, axes) y = Neg(m) }", axes=np.array([2, 3])
+    )
+    half = halved(model, tmp_path).model
+    assert types(half)["m"] == (F32,)
+    (found,) = run(half, [{"x": np.full((1, 2, 64, 64), 20, np.float32)}])
+    assert found["y"].ravel().tolist() == [-20.0, -20.0]
+
+
 def test_a_large_mask_becomes_minus_infinity_and_not_a_number_nowhere(tmp_path: Path) -> None:
     text = "(float[b, 4] x, bool[b, 4] keep) => (float[b, 4] y) { bias = Where(keep, zero, lowest) a = Add(x, bias) y = Softmax(a) }"
     model = graph(text, zero=np.zeros((), np.float32), lowest=np.array(np.finfo(np.float32).min, np.float32))
@@ -167,6 +178,13 @@ def test_a_scale_that_float16_would_flush_to_zero_stays_float32(tmp_path: Path) 
     assert len(result.notes) == 1
     assert result.notes[0].startswith("`d` (DequantizeLinear) stays float32: its constant `s` is as small as 1e-06")
     assert types(result.model)["d"] == (F32,)
+
+
+def test_one_small_scale_among_those_of_the_channels_is_enough(tmp_path: Path) -> None:
+    model = graph("(int8[b, 2] x) => (float[b, 2] y) { d = DequantizeLinear<axis = 1>(x, s) y = Neg(d) }", s=np.array([0.5, 1e-6], np.float32))
+    assert types(halved(model, tmp_path).model)["d"] == (F32,)
+    model = graph("(int8[b, 2] x) => (float[b, 2] y) { d = DequantizeLinear<axis = 1>(x, s) y = Neg(d) }", s=np.array([0.5, 0.25], np.float32))
+    assert types(halved(model, tmp_path).model)["d"] == (F16,)
 
 
 def test_half_scales_below_opset_19_are_refused() -> None:

@@ -81,6 +81,15 @@ def test_large_tensors_are_thinned_evenly_whatever_the_batch(monkeypatch: pytest
     assert 300 < together.counts.sum() <= 400
 
 
+def test_thinning_sees_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 3,200 values and a limit of 800 suggest every fourth; on rows of 16 that would be four columns for ever.
+    monkeypatch.setattr(observers, "VALUES_PER_EXAMPLE", 800)
+    columns = np.broadcast_to(np.linspace(100, 115, 16, dtype=np.float32), (1, 200, 16))
+    histogram = Histogram()
+    histogram.update(columns)
+    assert len(histogram.centres()[0]) == 16
+
+
 def test_a_uniform_tensor_keeps_its_whole_range() -> None:
     histogram, low, high = observed(np.linspace(-1, 3, 20001, dtype=np.float32))
     start, end = best_affine(histogram, low, high)

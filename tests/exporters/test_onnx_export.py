@@ -118,6 +118,8 @@ def test_nothing_tells_where_it_was_made_and_bytes_repeat(graph: FloatGraph, res
     data = graph.path.read_bytes()
     for trace in (str(Path.cwd()), str(Path(__file__).parent), Path(__file__).name, "stack_trace", "pkg.torch", "Residual", str(graph.path.parent)):
         assert trace.encode() not in data, trace
+    proto = onnx.load_from_string(data)
+    assert (proto.producer_name, proto.producer_version, proto.domain, proto.doc_string) == ("kdedge", "", "", "")
     again = exported(residual, tmp_path / "other.onnx")
     assert again.path.read_bytes() == data
     assert again.sha256 == graph.sha256

@@ -49,6 +49,16 @@ def test_the_main_branch_is_the_longer_one_whichever_input_of_the_addition_it_is
     assert structure(depthwise(tmp_path / "d.onnx")).residuals == (Residual("add", "project", "project0"),)
 
 
+def test_of_two_branches_the_one_with_more_convolutions_is_the_main_one_however_many_other_nodes_the_other_has(tmp_path: Path) -> None:
+    graph = Graph(channels=4)
+    main = graph.conv("main2", graph.conv("main1", "image", 4), 4)
+    last = "image"
+    for number in range(4):
+        last = graph.op("AveragePool", f"pool{number}", last, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    graph.op("Add", "sum", graph.conv("shortcut", last, 4, kernel=1), main)
+    assert structure(graph.write(tmp_path / "g.onnx", "sum")).residuals == (Residual("sum", "main2", "shortcut"),)
+
+
 def test_an_option_a_shortcut_is_no_main_branch_though_it_has_as_many_nodes(tmp_path: Path) -> None:
     assert structure(option_a(tmp_path / "a.onnx")).residuals == (Residual("a_add", "a2", "pad"),)
 
