@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime
 
-.PHONY: setup demo test test-vision lint types bench data clean
+.PHONY: setup demo test test-vision lint types bench bench-distill data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,9 +24,12 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-vision:
+.venv-vision/.installed: pyproject.toml
 	test -x .venv-vision/bin/python || $(PYTHON) -m venv .venv-vision
 	.venv-vision/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,onnx,vision]' pytest pytest-timeout hypothesis
+	touch $@
+
+test-vision: .venv-vision/.installed
 	.venv-vision/bin/python -m pytest -m vision tests/models/test_external.py
 
 lint: setup
@@ -38,6 +41,11 @@ types: setup
 
 bench: setup
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# Against torchdistill, which needs torchvision: in the vision environment, after `make data`.
+bench-distill: .venv-vision/.installed
+	.venv-vision/bin/python -m pip install --quiet --disable-pip-version-check torchdistill==1.1.5
+	.venv-vision/bin/python benchmarks/distill_speed.py data
 
 # make data DATA=DIR: fills data/ from a folder that holds cifar10/, teachers/ and text_sst2/ (see docs/data.md).
 data: setup

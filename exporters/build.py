@@ -48,7 +48,7 @@ SAME = 1e-5
 
 @dataclass(frozen=True)
 class Request:
-    """All that a maker of artifacts needs to know. `sizes`: dimensions that the target fixes."""
+    """All that a maker of artifacts needs to know. `sizes`: dimensions that the target fixes; `keep_float`: nodes that int8-dynamic leaves."""
 
     target: Target
     precision: str
@@ -60,6 +60,7 @@ class Request:
     properties: dict[str, str]
     options: dict[str, Any]
     folder: Path
+    keep_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,13 @@ def build(
     lineage: Lineage,
     *,
     folder: Path,
+    keep_float: tuple[str, ...] = (),
 ) -> Artifact:
     """Make the artifact of `target` in `precision` in `folder`.
 
     `ranges` are needed for int8. `export.batch` fixes the batch ("dynamic": leaves it free; None: the target's own, which int8-dynamic only takes
     for its usual size); `export.options` go over the target's session options, unchecked: the runtime's adapter knows what it takes.
+    `keep_float`: names or patterns of nodes that int8-dynamic leaves float (int8 has them in `ranges`).
 
     Raises:
         ExportError: the target has no such precision or format, the graph cannot be lowered, or the result breaks the target's limits.
@@ -118,6 +121,7 @@ def build(
         properties=lineage_properties(lineage, target.name, precision),
         options=_session_options(target, precision, model, sizes, export),
         folder=folder,
+        keep_float=keep_float,
     )
     made = MAKERS[target.format](request)
     return Artifact(
@@ -202,7 +206,7 @@ def _write_graph(request: Request, precision: str, path: Path) -> tuple[str, ...
     elif precision == "int8-dynamic":
         from kdedge.exporters.dynamic import quantize_dynamically
 
-        quantized = quantize_dynamically(shaped)
+        quantized = quantize_dynamically(shaped, request.keep_float)
         model, notes = quantized.model, quantized.notes
     elif precision == "fp16":
         model, notes = _half(request, shaped)
@@ -256,7 +260,7 @@ def _int8(request: Request, shaped: ir.Model, path: Path) -> tuple[ir.Model, tup
         save_model(shaped, source)
         report = lower(source, ranges.table, dialect, path)
     notes = tuple(report.notes)
-    kept = {str(node.name) for node in shaped.graph if node.op_type in WEIGHTED} - set(report.weighted)
+    kept = {str(node.name) for node in shaped.graph if node.op_type in WEIGHTED} - set(report.weighted) | set(report.kept)
     if dialect.rest == "float16":
         model, more = _half(request, load_model(path))
         notes += more
@@ -279,8 +283,9 @@ def _half(request: Request, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]
 def _check_limits(request: Request, model: ir.Model) -> None:
     from kdedge.exporters.model_file import needed_ir_version, opset_of
 
+    """A graph without the dialect's Q/DQ is refused only where nothing newer is read at all: the runtime itself reads more."""
     dialect = request.dialect
-    if dialect is None:
+    if dialect is None or (request.precision != "int8" and not dialect.reads_nothing_else):
         return
     opset, version = opset_of(model), needed_ir_version(model)
     lowest, highest = dialect.minimum_opset, dialect.maximum_opset

@@ -11,6 +11,7 @@ which ONNX Runtime fuses into one kernel. Large embedding tables become int8 wit
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnx_ir as ir
 
 from kdedge.errors import ExportError
 from kdedge.exporters.model_file import constant, infer_shapes, tidy
+from kdedge.exporters.quantize.keep_float import kept_float
 
 #: Symmetric weights use -127..127. 8 bits can saturate the 16-bit sums of x86 machines older than VNNI.
 LARGEST_INTEGER = 127
@@ -40,25 +42,34 @@ class DynamicallyQuantized:
     notes: tuple[str, ...]
 
 
-def quantize_dynamically(model: ir.Model) -> DynamicallyQuantized:
-    """A copy of `model` with integer weights in each linear layer and large embedding table.
+def quantize_dynamically(model: ir.Model, keep_float: Iterable[str] = ()) -> DynamicallyQuantized:
+    """A copy of `model` with integer weights in each linear layer and large embedding table, but those that `keep_float` names (`*` fits all).
 
     Raises:
-        ExportError: there is no linear layer to quantize.
+        ExportError: there is no linear layer to quantize, or a pattern of `keep_float` names nothing.
     """
+    kept = kept_float(model, keep_float)
     copy = infer_shapes(tidy(model.clone()))
     rewriter = _Rewriter(copy.graph)
     done: list[str] = []
     for node in list(copy.graph):
-        if node.domain:
+        if node.domain or node.name in kept:
             continue
         if (node.op_type in ("MatMul", "Gemm") and rewriter.linear(node)) or (node.op_type == "Gather" and rewriter.table(node)):
             done.append(str(node.name))
     if not any(rewriter.quantized.values()):
-        raise ExportError("int8-dynamic needs linear layers with constant weights, and this graph has none; convolutions take `int8`")
+        left = "`quantize.keep_float` leaves none of this graph's" if kept else "this graph has none"
+        raise ExportError(f"int8-dynamic needs linear layers with constant weights, and {left}; convolutions take `int8`")
     convolutions = sum(node.op_type in ("Conv", "ConvTranspose") for node in copy.graph)
     notes = [BATCH_NOTE, *([f"{convolutions} convolutions stay float32: their integer form is slower; use `int8` for them"] if convolutions else [])]
+    notes += [f"`{node.name}` ({node.op_type}) stays float: kept float by `keep_float`" for node in copy.graph if _is_kept(node, kept)]
     return DynamicallyQuantized(infer_shapes(tidy(copy)), tuple(done), tuple(notes))
+
+
+def _is_kept(node: ir.Node, kept: Collection[str]) -> bool:
+    """Whether a node was left float that has weights to quantize."""
+    place = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
+    return node.name in kept and place is not None and constant(node.inputs[place]) is not None
 
 
 class _Rewriter:

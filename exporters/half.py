@@ -176,11 +176,13 @@ class _Rewriter:
 
     def _restore_output(self, place: int, value: ir.Value) -> None:
         name = str(value.name)
-        value.name = f"{name}/half"
-        node = ir.node("Cast", [value], {"to": int(_FLOAT)}, num_outputs=1, name=f"{name}/to_float")
-        output = node.outputs[0]
-        output.name, output.dtype, output.shape = name, _FLOAT, value.shape
-        self.graph.append(node)
+        output = self.cast_values.get((value, _FLOAT))  # where a node reads it as float32, too
+        if output is None:
+            node = ir.node("Cast", [value], {"to": int(_FLOAT)}, num_outputs=1, name=f"{name}/to_float")
+            output = node.outputs[0]
+            output.dtype, output.shape = _FLOAT, value.shape
+            self.graph.append(node)
+        value.name, output.name = f"{name}/half", name
         self.graph.outputs[place] = output
 
 

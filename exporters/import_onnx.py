@@ -48,6 +48,7 @@ def import_onnx(student: ModelFiles, data: PreparedData | None, path: Path) -> F
     name = student.onnx.name
     original = load_model(student.onnx)
     _check_valid(original, name)
+    _drop_weights_from_inputs(original)
     _check_float(original, name)
     _check_interface(original, student, name)
     inputs = tuple(_with_batch(spec) for spec in student.inputs)
@@ -83,6 +84,12 @@ def _check_valid(model: ir.Model, name: str) -> None:
         raise ExportError(f"`{name}` is not a valid ONNX graph: {str(error).strip().splitlines()[0]}") from error
 
 
+def _drop_weights_from_inputs(model: ir.Model) -> None:
+    """Up to IR version 3 a file lists its initializers as inputs too, where they read as values that each call may replace."""
+    model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
+    model.ir_version = max(model.ir_version, 4)
+
+
 def _check_float(model: ir.Model, name: str) -> None:
     for node in model.graph.all_nodes():
         if node.domain not in ("", "ai.onnx"):
@@ -99,7 +106,7 @@ def _check_float(model: ir.Model, name: str) -> None:
 
 
 def _check_interface(model: ir.Model, student: ModelFiles, name: str) -> None:
-    graph_inputs = {str(value.name): value for value in model.graph.inputs if not value.is_initializer()}
+    graph_inputs = {str(value.name): value for value in model.graph.inputs}
     graph_outputs = [str(value.name) for value in model.graph.outputs]
     if set(graph_inputs) != {spec.name for spec in student.inputs}:
         wanted = ", ".join(spec.name for spec in student.inputs)

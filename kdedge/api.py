@@ -6,14 +6,17 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
-from kdedge import progress
+from kdedge import progress, ranks
 from kdedge.devices import open_device
+from kdedge.distill.tuning import Tuning
 from kdedge.pipeline import Until
 from kdedge.pipeline import run as run_pipeline
 from kdedge.recipe import Recipe
-from kdedge.recipe_file import load_recipe
+from kdedge.recipe_file import read_recipe
 from kdedge.report.result import RunResult
+from kdedge.tuning import tune as search
 from kdedge.workspace import StageEvent, Workspace
 
 
@@ -31,16 +34,44 @@ def run(
     """Run a recipe (a file, or a `Recipe`) and return everything that it found out.
 
     `devices` replaces the recipe's, by name. `overrides` are `key=value` as for `--set`. `listener` and `on_stage` are told of progress and of
-    finished stages. Code that a recipe file names by import path is also looked for in the file's folder.
+    finished stages. Code that a recipe file names by import path is also looked for in the file's folder. Where several processes were launched
+    (`torchrun`), each calls this: the first runs the recipe, training is shared, and all get its result.
 
     Raises:
         KdedgeError: a subclass that says what was wrong, where, and what to do.
     """
+    if ranks.waits():
+        return cast(RunResult, ranks.serve())
     folder = None if isinstance(recipe, Recipe) else Path(recipe).absolute().parent
-    with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext():
-        loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), overrides)
+    with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext(), ranks.leading() as outcome:
+        loaded, tree = (recipe, None) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
         identities = [open_device(name).identity for name in dict.fromkeys(devices)] if devices is not None else None
-        return run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
+        with tree.placing() if tree else contextlib.nullcontext():
+            outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
+    return cast(RunResult, outcome.value)
+
+
+def tune(
+    recipe: Recipe | str | Path,
+    trials: int = 20,
+    *,
+    workspace: str | Path = ".kdedge",
+    storage: str | None = None,
+    epochs: int | None = None,
+    overrides: Sequence[str] = (),
+    listener: progress.Listener | None = None,
+    on_stage: Callable[[StageEvent], None] | None = None,
+) -> Tuning:
+    """Search a recipe's losses on a part of its training data, as `kdedge tune` does; the arguments are its options.
+
+    Raises:
+        KdedgeError: a subclass that says what was wrong, where, and what to do.
+    """
+    source = None if isinstance(recipe, Recipe) else Path(recipe)
+    with importable(source.absolute().parent if source else None), progress.listening(listener) if listener else contextlib.nullcontext():
+        loaded, tree = (recipe, None) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
+        with tree.placing() if tree else contextlib.nullcontext():
+            return search(loaded, Workspace(Path(workspace), on_stage), trials, storage=storage, epochs=epochs, source=source)
 
 
 @contextlib.contextmanager

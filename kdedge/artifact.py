@@ -122,7 +122,8 @@ class SplitSource:
 class PreparedData:
     """Data that was read once, checked (labels in range, nothing empty) and can be opened again cheaply.
 
-    `splits` has `train` and `test`, until `part` leaves one of them. `calibration` are indices into `train` (seeded, unaugmented examples).
+    `splits` has `train` and `test`, and `unlabelled` where the recipe names such examples (their labels are 0 and mean nothing), until `part`
+    leaves one of them. `calibration` are indices into `train` (seeded, unaugmented examples).
     `statistics` are facts of the training split that models may want (for images `mean` and `std`, one number a channel in [0, 1]).
     `encoder` is what fits this data when the model does not say otherwise.
     """
@@ -137,6 +138,10 @@ class PreparedData:
     def part(self, split: str, *, calibration: bool = False) -> PreparedData:
         """One split alone, with or without the calibration examples: a stage that is not given the rest cannot see it, nor run again for it."""
         return replace(self, splits={split: self.splits[split]}, calibration=self.calibration if calibration else ())
+
+    def learning(self, split: str) -> PreparedData:
+        """One split alone, as training takes it: whatever it is called here, it is called `train` there."""
+        return replace(self, splits={"train": self.splits[split]}, calibration=())
 
 
 @dataclass(frozen=True)
@@ -182,10 +187,90 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class TeacherFiles:
-    """One teacher or an ensemble: members and their weights (they sum to 1)."""
+    """One teacher or an ensemble: members and their weights (they sum to 1).
+
+    `temperatures`: what each member's logits are divided by (empty: by nothing). `maps`: for each member the places of the data's classes among
+    its own, in the order of the data (an empty map, or no maps at all: its classes are the data's). `kdedge.fidelity.ensemble` has the formula.
+    """
 
     members: tuple[ModelFiles, ...]
     weights: tuple[float, ...]
+    temperatures: tuple[float, ...] = ()
+    maps: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def readings(self) -> tuple[tuple[float, tuple[int, ...]], ...]:
+        """How the logits of each member are read: (temperature, map)."""
+        count = len(self.members)
+        return tuple(zip(self.temperatures or (1.0,) * count, self.maps or ((),) * count, strict=True))
+
+
+@dataclass(frozen=True)
+class CachedView:
+    """What a teacher said about one augmented view of the training split, kept on disk (`kdedge.distill.cache` reads it).
+
+    `manifest` says what was asked of whom; `shards` hold the answers. What it cost to ask lies beside them, in `cost.json`: a measurement, on
+    which nothing that is trained depends.
+    """
+
+    view: int
+    samples: int
+    manifest: Path
+    shards: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class CacheChoice:
+    """Whether a teacher's answers are kept for a training run, why, and the figures behind that: the teacher's time for an example and the
+    time to read its answers back (ms), the size of the answers about one view (bytes), and in how many epochs a loss asks the teacher."""
+
+    use: bool
+    reason: str
+    teacher_ms: float = 0.0
+    read_ms: float = 0.0
+    view_bytes: int = 0
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedLesson:
+    """One training run on the way to the student: its model, the lines of its metrics, and what was kept of its teacher."""
+
+    label: str
+    model: ModelFiles
+    epochs: int
+    views: int | None
+    choice: CacheChoice | None = None
+    cache: tuple[CachedView, ...] = ()
+
+    @property
+    def metrics(self) -> Path:
+        """The file of its metrics, a line of JSON every hundred steps."""
+        assert self.model.weights is not None
+        return self.model.weights.with_name("metrics.jsonl")
+
+    @property
+    def snapshots(self) -> tuple[Path, ...]:
+        """The weights after each epoch, where they were kept; the last are the model's own."""
+        assert self.model.weights is not None
+        return tuple(self.model.weights.with_name("epochs") / f"{epoch:04d}.safetensors" for epoch in range(1, self.epochs + 1))
+
+
+@dataclass(frozen=True)
+class ComparedStudent:
+    """One student of a comparison: its training seed, the model, and its weights after each epoch (the last are the model's own)."""
+
+    seed: int
+    model: ModelFiles
+    epochs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class ComparedArm:
+    """Students that were trained alike and differ in their training seed alone."""
+
+    name: str
+    students: tuple[ComparedStudent, ...]
 
 
 @dataclass(frozen=True)
@@ -283,11 +368,37 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class EnsembleScores:
+    """Whether several teachers are worth more than the best of them, on the same held-out examples.
+
+    `members`: the task metric of each, in their order; `best`: the place of the highest. `difference`: metric of the ensemble minus that of the
+    best member, paired; `gained` and `lost`: examples that the ensemble scores higher and lower; `p_value`: McNemar's exact test, None where
+    scores are not 0 or 1.
+    """
+
+    members: tuple[Estimate, ...]
+    best: int
+    difference: Estimate
+    gained: int
+    lost: int
+    p_value: float | None
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the ensemble beats its best member: None where the interval of the difference reaches across zero, or there is none."""
+        low, high = self.difference.interval or (-1.0, 1.0)
+        if low == high == 0:  # the same score on every example
+            return False
+        return True if low > 0 else False if high < 0 else None
+
+
+@dataclass(frozen=True)
 class References:
     """Outputs that artifacts are compared with, on the same examples in the same order (`.npy`, float32).
 
     `teacher` is None where the recipe has none; `student` are the float student's in torch fp32 (or the given ONNX file's).
-    `scores` holds the task metric of both, and of the pair, as estimates: keys `teacher`, `student`, `agreement_teacher`.
+    `scores` holds the task metric of both, and of the pair, as estimates: keys `teacher`, `student`, `agreement_teacher`. `ensemble` is there
+    where the teacher has several members.
     """
 
     labels: Path
@@ -295,6 +406,75 @@ class References:
     teacher: dict[str, Path] | None
     scores: dict[str, Estimate]
     worst: tuple[str, ...] = ()
+    ensemble: EnsembleScores | None = None
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """The task metric of one student on the test data after each epoch of its training."""
+
+    seed: int
+    epochs: tuple[float, ...]
+
+    @property
+    def last(self) -> float:
+        """After the last epoch: what ships, and what counts."""
+        return self.epochs[-1]
+
+    @property
+    def best(self) -> float:
+        """After the best epoch. Chosen on the test data, so it promises more than a student keeps."""
+        return max(self.epochs)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch (from 1) after which the metric was at its best."""
+        return self.epochs.index(self.best) + 1
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """The students of one arm. `last` and `best`: means over seeds with Student's t interval; `deviation`: the sample standard deviation of
+    `last` over seeds (None for one seed)."""
+
+    name: str
+    seeds: tuple[SeedScores, ...]
+    last: Estimate
+    best: Estimate
+    deviation: float | None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest of the students after their last epoch."""
+        found = [seed.last for seed in self.seeds]
+        return min(found), max(found)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Students with and without a teacher, on the same test examples, over several seeds.
+
+    `gain`: the mean over seeds of (first arm - second arm) after the last epoch, paired by seed, with Student's t interval; `differences` are
+    those of each seed. Both are empty with one arm. `decided`: whether the seeds prove a difference, for which `reason` is the sentence.
+    """
+
+    metric: str
+    examples: int
+    arms: tuple[ArmScores, ...]
+    gain: Estimate | None = None
+    differences: tuple[float, ...] = ()
+    decided: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What the students of one arm cost, in seconds: a measurement, kept apart from what it bought. `seconds`: the training of each, with all
+    models on the way to it (None where it was interrupted); `teacher_seconds`: for the answers of teachers that all of them share."""
+
+    name: str
+    seconds: tuple[float | None, ...]
+    teacher_seconds: float | None = None
 
 
 Status = Literal["ok", "failed", "not-run"]

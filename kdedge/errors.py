@@ -34,6 +34,10 @@ class TrainingError(KdedgeError):
     kind = "training error"
 
 
+class Diverged(TrainingError):
+    """A loss or a weight became infinite or no number: these losses and this optimizer do not train."""
+
+
 class ExportError(KdedgeError):
     """A graph cannot be exported or lowered for a target, or it differs from what it came from."""
 

@@ -28,6 +28,14 @@ class Estimate:
         """(low, high), or None where none can be given."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
+    @property
+    def in_points(self) -> Estimate:
+        """A difference of two shares in percentage points, which a percentage of something would be mistaken for; other figures as they are."""
+        if self.unit != FRACTION:
+            return self
+        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
+        return Estimate(self.name, 100 * self.value, low, high, self.n, "points")
+
     def as_json(self) -> dict[str, str | float | int | None]:
         """The object that `--json`, reports and manifests hold: name, value, low, high, n, unit."""
         return asdict(self)

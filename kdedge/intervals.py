@@ -1,7 +1,8 @@
 """Intervals and paired tests: how samples become an `Estimate`. All intervals are two-sided, 95 %; resampling is seeded, so bytes repeat.
 
 Which interval for what: a proportion of examples has Wilson's, any other mean of per-example numbers (or a function of such means) a BCa bootstrap,
-the difference of two proportions on the same examples Newcombe's with McNemar's exact test, a median of launches order statistics.
+the difference of two proportions on the same examples Newcombe's with McNemar's exact test, a median of launches order statistics, a mean over
+training runs Student's t.
 """
 
 from __future__ import annotations
@@ -146,6 +147,49 @@ def _resampled_means(columns: Float64, seed: int, resamples: int) -> Float64:
     return means
 
 
+def mean_over_runs(name: str, values: npt.ArrayLike, unit: str) -> Estimate:
+    """The mean of one number a run (training seeds, say) with Student's t interval (1908, Biometrika 6:1): for few runs, of one kind.
+
+    No interval where it would claim to know what a single run, or runs that are all equal, do not show.
+
+    Raises:
+        KdedgeError: not one number a run, no run, or a number that is not finite.
+    """
+    runs = _vector(name, values)
+    mean = float(runs.mean())
+    if runs.size < 2 or float(np.ptp(runs)) <= 1e-12 * float(np.abs(runs).max()):  # equal up to rounding
+        return Estimate(name, mean, None, None, runs.size, unit)
+    half = student_t(runs.size - 1) * float(runs.std(ddof=1)) / math.sqrt(runs.size)
+    return Estimate(name, mean, mean - half, mean + half, runs.size, unit)
+
+
+def student_t(degrees: int) -> float:
+    """How many standard errors Student's t interval reaches to each side, for `degrees` of freedom: 12.71 for 1, 4.30 for 2, towards 1.96.
+
+    Raises:
+        KdedgeError: degrees < 1.
+    """
+    if degrees < 1:
+        raise KdedgeError(f"Student's t needs at least one degree of freedom, not {degrees}")
+    low, high = 0.0, 16.0  # it is 12.71 at most
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _between(middle, degrees) < CONFIDENCE else (low, middle)
+    return (low + high) / 2
+
+
+def _between(t: float, degrees: int) -> float:
+    """P(|T| < t) for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term = total = (cosine if odd else 1.0) * (degrees > 1)
+    for k in range(2 + odd, degrees - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
 # ---- paired differences ----------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +295,11 @@ def _vector(name: str, values: Any) -> Float64:
     if not np.isfinite(vector).all():
         raise KdedgeError(f"{name}: number {int(np.flatnonzero(~np.isfinite(vector))[0])} of {vector.size} is not finite")
     return vector
+
+
+def is_share(scores: npt.ArrayLike) -> bool:
+    """Whether scores are all 0 or 1, so that their mean is a share of the examples."""
+    return _is_binary(np.asarray(scores, dtype=np.float64))
 
 
 def _is_binary(values: Float64) -> bool:

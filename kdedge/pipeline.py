@@ -6,6 +6,7 @@ depends on has changed, and its module is imported only when it has to run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from kdedge.artifact import (
     Artifact,
     CalibratedRanges,
     Cell,
+    Comparison,
     DeviceIdentity,
     EncodedInputs,
     Fidelity,
@@ -27,19 +29,20 @@ from kdedge.artifact import (
     References,
     TeacherFiles,
 )
+from kdedge.checks import check_fit, check_recipe
+from kdedge.costs import cost_of
 from kdedge.data import samples_of, sources_of
 from kdedge.devices import DEVICES, open_device
-from kdedge.distill.spec import TeacherSpec, training_spec
-from kdedge.errors import RecipeError
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.gate import decide, parse_policy
-from kdedge.models.catalog import check, resolve
-from kdedge.recipe import Recipe, TeacherSection
+from kdedge.recipe import Recipe
+from kdedge.report.kept import cost_file
 from kdedge.report.result import RunResult, publish
 from kdedge.runtimes import ADAPTERS
 from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
+from kdedge.training import obtain_contestants, obtain_student, obtain_teacher
 from kdedge.workspace import Workspace, explained
 
 Until = Literal["distill", "export", "validate", "profile", "bundle", "report"]
@@ -64,7 +67,7 @@ def run(
     """
     stage = workspace.stage
     wanted = _ORDER.index(until)
-    check_recipe(recipe)
+    check_recipe(recipe, devices_too=devices is None)
     task = ImportPath(TASKS[recipe.task])
     policy = parse_policy(recipe.gate, task.load().metric)
     identities = list(devices) if devices is not None else [open_device(name).identity for name in recipe.devices]
@@ -73,10 +76,16 @@ def run(
     data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)
     # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
     training, calibrating, test = data.part("train"), data.part("train", calibration=True), data.part("test")
+    check_fit(recipe, data)
     teacher = obtain_teacher(recipe, training, workspace)
-    student = obtain_student(recipe, training, teacher, workspace)
+    student, lessons_taken = obtain_student(recipe, data, teacher, workspace)
+    # All training is done before anything sees the test split.
+    compared = obtain_contestants(recipe, data, teacher, lessons_taken, workspace)
     references: References = stage("kdedge.fidelity.references:reference_outputs", teacher, student, test)
-    result = RunResult(recipe=recipe.name, task_metric=policy.metric, student=student, teacher=teacher, references=references)
+    result = RunResult(recipe=recipe.name, task_metric=policy.metric, student=student, teacher=teacher, references=references, training=lessons_taken)
+    if compared:
+        comparison: Comparison = stage("kdedge.fidelity.comparison:evaluate", tuple(each.arm for each in compared), test)
+        result = result.having(comparison=comparison, costs=tuple(cost_of(workspace, each.name, each.courses) for each in compared))
     if wanted >= _ORDER.index("export"):
         model: FloatGraph = stage("kdedge.exporters.onnx:export", student, calibrating)
         result = result.having(artifacts=build_artifacts(recipe, calibrating, teacher, student, model, workspace))
@@ -99,32 +108,6 @@ def run(
     return result
 
 
-def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:
-    """The teacher: loaded and checked, or trained when the recipe says how; None when the student learns from labels alone."""
-    sections = teachers_of(recipe)
-    if not sections:
-        return None
-    specs = tuple(
-        TeacherSpec(
-            model=resolve(section, data, as_is=section.train is None),
-            training=training_spec(section.train, augment=recipe.data.augment) if section.train is not None else None,
-            weight=section.weight,
-        )
-        for section in sections
-    )
-    teacher: TeacherFiles = workspace.stage("kdedge.distill.teacher:obtain", specs, data, recipe.seed)
-    return teacher
-
-
-def obtain_student(recipe: Recipe, data: PreparedData, teacher: TeacherFiles | None, workspace: Workspace) -> ModelFiles:
-    """The student: distilled from the teacher, or taken as it is (with its weights, or as an ONNX file) when the recipe has no `distill`."""
-    spec = resolve(recipe.student, data, as_is=recipe.distill is None)
-    if recipe.distill is None:
-        return workspace.stage("kdedge.models.given:take", spec, data)  # type: ignore[no-any-return]
-    training = training_spec(recipe.distill, has_teacher=teacher is not None, augment=recipe.data.augment)
-    return workspace.stage("kdedge.distill.trainer:distill", spec, training, teacher, data, recipe.seed)  # type: ignore[no-any-return]
-
-
 def build_artifacts(
     recipe: Recipe,
     data: PreparedData,
@@ -139,7 +122,7 @@ def build_artifacts(
         ranges = workspace.stage("kdedge.exporters.quantize.calibrate:calibrate", model, data, recipe.quantize)
     lineage = Lineage(
         recipe=recipe.name,
-        teacher=" + ".join(f"{member.name}@{_digest(member, workspace)}" for member in teacher.members) if teacher else "",
+        teacher=_descent(teacher, workspace) if teacher else "",
         student=f"{student.name}@{_digest(student, workspace)}",
         float_graph_sha256=model.sha256,
         data_fingerprint=data.splits["train"].fingerprint,
@@ -153,7 +136,9 @@ def build_artifacts(
             used = ranges if precision == "int8" else None
             descent = replace(lineage, ranges_sha256=workspace.file_digest(used.table)) if used else lineage
             built = ("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, descent)
-            artifacts.append(workspace.stage(*built, label=f"{export.target} {precision}"))
+            # int8 finds them in the ranges, and other precisions have no use for them.
+            kept = recipe.quantize.keep_float if precision == "int8-dynamic" else ()
+            artifacts.append(workspace.stage(*built, label=f"{export.target} {precision}", keep_float=kept))
     return tuple(artifacts)
 
 
@@ -191,8 +176,9 @@ def measure(
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:
     """Write the report, and lay it beside the bundles and the machine-readable result, where a person finds them."""
     template = Path(__file__).parent / "report" / "page.jinja"
+    costs = dict.fromkeys(cost_file(view) for lesson in result.training for view in lesson.cache)
     # The record holds the paths of this machine, on which the page does not depend.
-    page: Path = workspace.stage("kdedge.report.page:write_report", result.having(record=None), task, reads=(template,))
+    page: Path = workspace.stage("kdedge.report.page:write_report", result.having(record=None), task, reads=(template, *costs))
     return lay_out(result.having(report=page), workspace)
 
 
@@ -207,38 +193,19 @@ def _code_that_runs(artifact: Artifact, device: DeviceIdentity) -> tuple[str, ..
     return "kdedge.runtimes.worker:main", f"kdedge.runtimes.{ADAPTERS[artifact.runtime]}:open_session", f"{DEVICES[device.name]}:open_device"
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Everything about a recipe that can be known before a stage runs: task, data files, models, losses, gate figures.
-
-    Raises:
-        KdedgeError: the first thing that is wrong.
-    """
-    task = ImportPath(_named(TASKS, recipe.task, "task", recipe)).load()
-    parse_policy(recipe.gate, task.metric)
-    sources_of(recipe.data)
-    teachers = teachers_of(recipe)
-    for section in (*teachers, recipe.student):
-        check(section)
-    for teacher in teachers:
-        if teacher.train is not None:
-            training_spec(teacher.train, augment=recipe.data.augment)
-    if recipe.distill is not None:
-        training_spec(recipe.distill, has_teacher=bool(teachers), augment=recipe.data.augment)
-
-
-def teachers_of(recipe: Recipe) -> tuple[TeacherSection, ...]:
-    """The recipe's teachers: none, one, or an ensemble."""
-    if recipe.teacher is None:
-        return ()
-    return recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
+def _descent(teacher: TeacherFiles, workspace: Workspace) -> str:
+    """The teacher's members by name and content, and how each is read where that is not plain."""
+    found = []
+    for member, weight, (temperature, places) in zip(teacher.members, teacher.weights, teacher.readings, strict=True):
+        said = [f"weight {weight:.6g}"] if len(teacher.members) > 1 else []
+        said += [f"temperature {temperature:.6g}"] if temperature != 1.0 else []
+        if places:
+            said.append(f"{len(places)} of its {len(member.classes)} classes: {hashlib.sha256(repr(places).encode()).hexdigest()[:8]}")
+        how = f" ({', '.join(said)})" if said else ""
+        found.append(f"{member.name}@{_digest(member, workspace)}{how}")
+    return " + ".join(found)
 
 
 def _digest(model: ModelFiles, workspace: Workspace) -> str:
     file = model.weights or model.onnx
     return workspace.file_digest(file)[:16] if file else "unweighted"
-
-
-def _named(table: dict[str, str], name: str, what: str, recipe: Recipe) -> str:
-    if name not in table:
-        raise RecipeError(f"recipe `{recipe.name}`: {what}: there is no `{name}` (allowed: {', '.join(sorted(table))})")
-    return table[name]

@@ -30,6 +30,7 @@ class Silent:
 
 _SILENT = Silent()
 _listener: ContextVar[Listener] = ContextVar("kdedge_progress", default=_SILENT)
+_label: ContextVar[str] = ContextVar("kdedge_label", default="")
 
 
 @contextmanager
@@ -50,3 +51,18 @@ def advance(what: str, done: int, total: int, note: str = "") -> None:
 def message(text: str) -> None:
     """Tell the current listener one line."""
     _listener.get().message(text)
+
+
+@contextmanager
+def labelled(text: str) -> Iterator[None]:
+    """Say which of several like pieces of work is done inside the block (`generation 2 stage 1`)."""
+    token = _label.set(text)
+    try:
+        yield
+    finally:
+        _label.reset(token)
+
+
+def label() -> str:
+    """Which of several like pieces of work this is; empty where there is one."""
+    return _label.get()

@@ -54,7 +54,8 @@ def _model(value: str, info: ValidationInfo) -> str:
 def _condition(value: str) -> str:
     # What each figure allows is the gate's business, and so is `require: all`.
     if value != "all" and not _CONDITION.fullmatch(value.strip()):
-        raise ValueError(f'`{value}` is not a condition: write a comparison (>=, <=, > or <), a number and its unit, such as ">= 0.98" or "<= 2 ms"')
+        example = '">= 0.98" or "<= 2 ms" (`require` takes all, or a list of targets)'
+        raise ValueError(f"`{value}` is not a condition: write a comparison (>=, <=, > or <), a number and its unit, such as {example}")
     return value
 
 
@@ -101,10 +102,14 @@ class TokenizerSection(Section):
 
 
 class DataSection(Section):
-    """Training and test data as `reader:argument` (npz:FILE, folder:DIR, tsv:FILE, sklearn:digits, python:module:factory)."""
+    """Training and test data as `reader:argument` (npz:FILE, folder:DIR, tsv:FILE, sklearn:digits, python:module:factory).
+
+    `unlabelled`: examples without labels, for `distill.learn_from: unlabelled`.
+    """
 
     train: Source
     test: Source
+    unlabelled: Source | None = None
     augment: tuple[str, ...] = ()
     size: tuple[Side, Side] | None = None
     max_length: int = Field(default=64, ge=2)
@@ -112,6 +117,7 @@ class DataSection(Section):
     calibration: int = Field(default=512, ge=1)
     limit_train: int | None = Field(default=None, ge=1)
     limit_test: int | None = Field(default=None, ge=1)
+    limit_unlabelled: int | None = Field(default=None, ge=1)
 
 
 class OptimizerSection(Section):
@@ -125,7 +131,11 @@ class OptimizerSection(Section):
 
 
 class TrainSection(Section):
-    """A training run; shared by `distill` and by `teacher.train` (which has no teacher terms)."""
+    """A training run; shared by `distill` and by `teacher.train` (which has no teacher terms).
+
+    `views`: how many augmented views of each example there are (view = epoch mod views); without it every epoch has a new one. `accumulate`:
+    in how many pieces a batch goes through the model. `compile`: by torch.compile. `tensorboard`: a folder for its event files.
+    """
 
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -138,10 +148,13 @@ class TrainSection(Section):
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    accumulate: int = Field(default=1, ge=1)
+    compile: bool = False
     views: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=30.0, ge=0, exclude=True)
     losses: tuple[dict[str, Any], ...] = ({"ce": 1.0},)
     seed: int | None = Field(default=None, ge=0)
+    tensorboard: RecipePath | None = Field(default=None, exclude=True)
 
 
 class NormalizeSection(Section):
@@ -190,10 +203,16 @@ class ModelSection(Section):
 
 
 class TeacherSection(ModelSection):
-    """A teacher: a pretrained model, or one that the recipe trains. `weight` counts in an ensemble."""
+    """A teacher: a pretrained model, or one that the recipe trains.
+
+    In an ensemble it counts by `weight`. Its logits are divided by `temperature`. `classes`: its own class names in the order of its outputs,
+    where they are not the data's; those of the same name are taken, and what it gives to others is left out.
+    """
 
     train: TrainSection | None = None
     weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    classes: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _knows_something(self) -> TeacherSection:
@@ -201,13 +220,83 @@ class TeacherSection(ModelSection):
             raise ValueError("an ONNX file cannot be trained: remove `train`, or name a model that can be built")
         if self.kind in NAMED_MODELS and self.weights is None and self.train is None:
             raise ValueError(f"`{self.model}` has no weights and nothing trains it: give `weights: FILE` or `train: {{epochs: ...}}`")
+        if self.classes is not None and self.train is not None:
+            raise ValueError("`classes` are what given weights tell apart, and a teacher that is trained learns the data's: remove one of them")
         return self
+
+    @field_validator("classes")
+    @classmethod
+    def _each_class_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value if value is None else _unique(value)
+
+
+class StageSection(Section):
+    """One of several stages of `distill`: what it says replaces what `distill` says. The weights go on, the optimizer begins anew."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    optimizer: OptimizerSection | None = None
+    schedule: Literal["cosine", "multistep", "constant"] | None = None
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    losses: tuple[dict[str, Any], ...] | None = None
+    learn_from: Literal["train", "unlabelled"] | None = None
+    mixup: bool | None = None
+
+
+class CacheSection(Section):
+    """What the teacher says, kept: `use` it when that pays (`auto`), `always` or `never`; `top_k`: keep the largest logits alone, with the mass
+    of the rest; `limit_gb`: how much the caches of a workspace may hold together."""
+
+    use: Literal["auto", "always", "never"] = "auto"
+    top_k: int | None = Field(default=None, ge=1)
+    limit_gb: float = Field(default=20.0, gt=0, exclude=True)
+
+
+class GenerationsSection(Section):
+    """Self-distillation: `count` students of one kind, each taught by the one before (`teacher: last`) or by the average of all before."""
+
+    count: int = Field(ge=2)
+    teacher: Literal["last", "average"] = "last"
 
 
 class DistillSection(TrainSection):
-    """How the student learns. Each entry of `losses` names one term with its weight and its parameters: `{kd: 9.0, temperature: 2}`."""
+    """How the student learns. Each entry of `losses` names one term with its weight and its parameters: `{kd: 9.0, temperature: 2}`.
+
+    `stages` come one after the other. `assistants` are models between teacher and student in size: each is taught by the one before and
+    teaches the next. `peers` learn beside the student (for the loss `mutual`). `learn_from: unlabelled` takes the data section's unlabelled
+    examples; `mixup` shows student and teacher the same mixtures of two examples.
+    """
 
     losses: tuple[dict[str, Any], ...] = ({"ce": 0.1}, {"kd": 9.0, "temperature": 2.0, "standardize": True})
+    stages: tuple[StageSection, ...] = ()
+    assistants: tuple[ModelSection, ...] = ()
+    peers: tuple[ModelSection, ...] = ()
+    generations: GenerationsSection | None = None
+    learn_from: Literal["train", "unlabelled"] = "train"
+    mixup: bool = False
+    cache: CacheSection = CacheSection()
+
+    @model_validator(mode="after")
+    def _learns(self) -> DistillSection:
+        for key, models in (("assistants", self.assistants), ("peers", self.peers)):
+            for place, model in enumerate(models):
+                if model.kind == "onnx":
+                    raise ValueError(f"{key}[{place}]: an ONNX file cannot be trained: name a model that can be built")
+        return self
+
+    @model_validator(mode="after")
+    def _cache_has_views(self) -> DistillSection:
+        if self.cache.use == "always" and self.views is None:
+            raise ValueError("cache.use is `always`, and without `views` every epoch shows examples that the teacher has not seen: set views: N")
+        return self
+
+
+class CompareSection(Section):
+    """An honest comparison: `seeds` students instead of one, and with `baseline` as many without a teacher at the same cost."""
+
+    seeds: int = Field(default=3, ge=2)
+    baseline: bool = True
 
 
 class QuantizeSection(Section):
@@ -265,6 +354,7 @@ class Recipe(Section):
     ) = None
     student: ModelSection
     distill: DistillSection | None = None
+    compare: CompareSection | None = None
     quantize: QuantizeSection = QuantizeSection()
     export: tuple[ExportSection, ...] = ()
     devices: tuple[str, ...] = Field(default=("local",), min_length=1)

@@ -2,7 +2,7 @@
 
 WORKSPACE/stages/NAME-KEY/    result.json (the value that the stage returned) and the files that it wrote
 WORKSPACE/partial/NAME-KEY/   an attempt that has not finished; a resumable stage finds its checkpoints here
-WORKSPACE/locks/              one lock a key: a second run waits for the first and takes its result
+WORKSPACE/locks/              one lock a key: a second run waits for the first and takes its result; one more for what is kept within a limit
 WORKSPACE/memo.json           hashes of files and sources by size and time of change
 WORKSPACE/runs/RECIPE/        result and report of the last run
 """
@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import Any
 from kdedge import progress
 from kdedge.artifact import ImportPath
 from kdedge.errors import KdedgeError, WorkspaceError
+from kdedge.eviction import check_size, hold, make_room, touch
 from kdedge.record import digest_of, from_plain, to_plain
 from kdedge.source import READER, Closure, ModuleSource, closure_of, read_module, version_of
 
@@ -36,12 +38,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class StageEvent:
-    """What happened to one stage: whether it was read from the cache, and how long it took in seconds."""
+    """What happened to one stage: whether it was read from the cache, and how long it took in seconds (where it was `resumed`: since then)."""
 
     name: str
     key: str
     cached: bool
     seconds: float
+    resumed: bool = False
 
 
 class Workspace:
@@ -60,6 +63,8 @@ class Workspace:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         self._memo = _Memo(self.root / "memo.json")
         self._closures: dict[str, Closure] = {}
+        self._limits: dict[str, float] = {}
+        self._held: dict[str, Callable[[], object]] = {}
 
     def stage(
         self, function: str, *inputs: Any, reads: Sequence[Path | ImportPath | str] = (), again: bool = False, label: str = "", **named: Any
@@ -70,27 +75,72 @@ class Workspace:
         `label` tells people which of several like stages this is.
         """
         started = time.monotonic()
-        name = function.removeprefix("kdedge.").partition(":")[0].rpartition(".")[2] + "." + function.partition(":")[2]
         closure = self._closure(function.partition(":")[0])
-        key = self._key(function, closure, (inputs, named, tuple(reads)))
+        name, key = _name_of(function), self._key(function, closure, (inputs, named, tuple(reads)))
         final = self.root / "stages" / f"{name}-{key}"
+        if name in self._limits:
+            self._hold(final.name)
         result = None if again else self._read(final)
-        cached = result is not None
+        cached, resumed = result is not None, False
         if result is None:
             with self.alone(final.name, f"{name}: another run is making this; waiting for it"):
                 result = None if again else self._read(final, tell=True)  # another run may have made it while this one waited
                 cached = result is not None
                 if result is None:
-                    result = self._run(function, final, closure, inputs, named)
-        event = StageEvent(f"{name} {label}".rstrip(), key, cached, time.monotonic() - started)
+                    resumed = closure.resumable and (self.root / "partial" / final.name).is_dir()
+                    with progress.labelled(label):
+                        result = self._run(function, final, closure, inputs, named)
+        touch(final)
+        if name in self._limits:
+            check_size(final, name, self._limits[name])
+            if not cached:
+                self._make_room(name)
+        event = StageEvent(f"{name} {label}".rstrip(), key, cached, time.monotonic() - started, resumed)
         self.events.append(event)
         self.on_event(event)
         return result[0]
 
+    def kept(self, function: str, *inputs: Any, reads: Sequence[Path | ImportPath | str] = (), **named: Any) -> Any:
+        """What `stage` would read from the cache for these inputs; None where it would have to run."""
+        key = self._key(function, self._closure(function.partition(":")[0]), (inputs, named, tuple(reads)))
+        found = self._read(self.root / "stages" / f"{_name_of(function)}-{key}")
+        return None if found is None else found[0]
+
+    @contextmanager
+    def limited(self, kind: str, gigabytes: float, needed: Sequence[tuple[Any, ...]] = ()) -> Iterator[None]:
+        """Inside the block, all results of the stage `kind` ("module.function") together are kept below a limit: the least recently used are
+        removed. `needed` are calls of it (function, inputs): their results, found or made, stay until this run has ended.
+
+        Raises:
+            WorkspaceError: one result that is made or read inside is larger than the limit.
+        """
+        for function, *inputs in needed:
+            key = self._key(function, self._closure(function.partition(":")[0]), (tuple(inputs), {}, ()))
+            self._hold(f"{_name_of(function)}-{key}")
+        self._limits[kind] = gigabytes * 1e9
+        try:
+            self._make_room(kind)
+            yield
+        finally:
+            del self._limits[kind]
+
+    def _hold(self, name: str) -> None:
+        if name not in self._held:
+            with explained(self.root, "hold what is used"):
+                # Closed when the run ends, however it does.
+                self._held[name] = weakref.finalize(self, os.close, hold(self.root, name))
+
+    def _make_room(self, kind: str) -> None:
+        with explained(self.root, "make room"):
+            make_room(self.root, kind, self._limits[kind])
+
     def save(self) -> None:
-        """Keep the memory of file hashes; called at the end of a run."""
+        """Keep the memory of file hashes and let go what was held; called at the end of a run."""
         with self.alone("memo"), explained(self.root, "save the memory of file hashes"):
             self._memo.save()
+        for release in self._held.values():
+            release()
+        self._held.clear()
 
     @contextmanager
     def alone(self, key: str, waiting: str = "") -> Iterator[None]:
@@ -253,6 +303,11 @@ def _is_entry(name: str, entry: Any) -> bool:
 
 def _as_list(source: ModuleSource) -> list[Any]:
     return [source.sha256, list(source.imports), list(source.tools), source.resumable]
+
+
+def _name_of(function: str) -> str:
+    """A stage as its folders call it: the last part of its module, and the function."""
+    return function.removeprefix("kdedge.").partition(":")[0].rpartition(".")[2] + "." + function.partition(":")[2]
 
 
 def _remove(path: Path) -> None:

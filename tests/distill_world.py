@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from kdedge import progress
 from kdedge.artifact import ImageEncoder, ImportPath, PreparedData
 from kdedge.data.arrays import save_arrays
-from kdedge.distill.spec import TrainingSpec, training_spec
+from kdedge.distill.learned import TapShapes
+from kdedge.distill.spec import TrainingSpec
+from kdedge.distill.terms import training_spec
 from kdedge.models.spec import ModelSpec, inputs_of
 from kdedge.recipe import OptimizerSection, TrainSection
 
@@ -79,6 +81,14 @@ def flat(classes: int, side: int = SIDE) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes))
 
 
+def mlp(classes: int, width: int = 4, unused: bool = False) -> nn.Module:
+    """No batch statistics and nothing drawn, and a layer to look at (`1`)."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, width), nn.ReLU(), nn.Linear(width, classes))
+    if unused:
+        model[0].register_parameter("idle", nn.Parameter(torch.ones(3)))
+    return model
+
+
 @cache
 def shared(classes: int) -> nn.Module:
     return Tiny(classes, 4, 0.0)
@@ -86,6 +96,24 @@ def shared(classes: int) -> nn.Module:
 
 def frozen(classes: int) -> nn.Module:
     return Tiny(classes, 4, 0.0).requires_grad_(False)
+
+
+class Masked(nn.Module):
+    """Holds infinities on purpose, as attention masks do."""
+
+    mask: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * SIDE * SIDE, classes)
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(image.flatten(1))  # type: ignore[no-any-return]
+
+
+def masked(classes: int) -> nn.Module:
+    return Masked(classes)
 
 
 class StoppedError(Exception):
@@ -114,6 +142,30 @@ def overflowing(student_logits: Tensor, good_calls: int = 0) -> Tensor:
     return value if _calls <= good_calls else value * torch.inf
 
 
+class Fragile(nn.Module):
+    """A learned part with one number, which no gradient leads from to the student."""
+
+    def __init__(self, shapes: TapShapes) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, labels: Tensor) -> dict[str, Tensor]:
+        return {"learned_scale": self.scale}
+
+
+def fragile(learned_scale: Tensor, good_calls: int = 0) -> Tensor:
+    """A loss that is 0 always, and whose gradient is no number after `good_calls` calls."""
+    global _calls
+    _calls += 1
+    zero = learned_scale - learned_scale.detach()
+    return zero if _calls <= good_calls else zero.sqrt()
+
+
+def small(student_logits: Tensor) -> Tensor:
+    """A loss that is 0.25 always."""
+    return student_logits.sum() * 0 + 0.25
+
+
 def per_example(student_logits: Tensor) -> Tensor:
     """No loss: one number an example."""
     return student_logits.sum(1)
@@ -122,3 +174,8 @@ def per_example(student_logits: Tensor) -> Tensor:
 def of_wrong_shape(student_logits: Tensor, labels: Tensor) -> Tensor:
     """No loss: fails when it is called."""
     return student_logits @ labels.float()[:2]
+
+
+def warm(student_logits: Tensor, temperature: float | Tensor = 1.0, sign: float = 1.0) -> Tensor:
+    """A loss that grows with its temperature (with `sign` -1: falls)."""
+    return student_logits.square().mean() + sign * torch.as_tensor(temperature) * 0.1

@@ -19,11 +19,13 @@ from kdedge.intervals import (
     function_of_means,
     mcnemar,
     mean_estimate,
+    mean_over_runs,
     median_estimate,
     median_interval,
     newcombe,
     paired_difference,
     proportion,
+    student_t,
     wilson,
 )
 
@@ -270,3 +272,35 @@ def test_the_median_interval_follows_a_change_of_unit(values: list[float], scale
     low, high = median_interval(values) or (0, 0)
     assert low <= np.median(values) <= high
     assert median_interval(np.array(values) * scale) == pytest.approx((low * scale, high * scale))
+
+
+# ---- means over runs -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 400))
+def test_students_t_is_the_tabled_one(degrees: int) -> None:
+    assert student_t(degrees) == pytest.approx(float(stats.t.ppf(0.975, degrees)), rel=1e-9)
+
+
+def test_three_runs_have_an_interval_worked_out_by_hand() -> None:
+    # mean 3, standard deviation 1, t(2) = 4.3027: 4.3027 / sqrt(3) = 2.4841.
+    estimate = mean_over_runs("gain", [2.0, 3.0, 4.0], "points")
+    assert estimate.value == 3.0
+    assert estimate.interval == pytest.approx((0.51586, 5.48414), abs=1e-5)
+    assert (estimate.n, estimate.unit) == (3, "points")
+
+
+@pytest.mark.parametrize("runs", [[0.5], [0.1 + 0.2, 0.3, 0.3]])
+def test_runs_that_show_no_spread_have_no_interval(runs: list[float]) -> None:
+    assert mean_over_runs("gain", runs, "").interval is None
+
+
+def test_no_degree_of_freedom_is_refused() -> None:
+    with pytest.raises(KdedgeError, match="at least one degree"):
+        student_t(0)
+
+
+def test_the_t_interval_of_three_normal_runs_covers_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).normal(1.0, 2.0, (4000, 3))
+    inside = [low <= 1.0 <= high for low, high in (mean_over_runs("x", row, "").interval or (np.nan, np.nan) for row in draws)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.012)

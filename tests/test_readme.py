@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdedge.pipeline import check_recipe, teachers_of
-from kdedge.recipe import PATH_READERS, Recipe
+from kdedge.checks import check_recipe, teachers_of
+from kdedge.recipe import PATH_MODELS, PATH_READERS, Recipe
 from kdedge.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,8 @@ def test_every_example_is_a_recipe_that_can_be_run_where_its_data_is(path: Path)
 
 
 def files_of(recipe: Recipe) -> list[Path]:
-    sources = [text.partition(":")[2] for text in (recipe.data.train, recipe.data.test) if text.partition(":")[0] in PATH_READERS]
-    weights = [section.weights for section in (*teachers_of(recipe), recipe.student) if section.weights]
-    return [*map(Path, sources), *weights]
+    sources = [text for text in (recipe.data.train, recipe.data.test, recipe.data.unlabelled) if text and text.partition(":")[0] in PATH_READERS]
+    models = (*teachers_of(recipe), recipe.student)
+    weights = [section.weights for section in models if section.weights]
+    named = [section.model for section in models if section.kind in PATH_MODELS]
+    return [*(Path(text.partition(":")[2]) for text in (*sources, *named)), *weights]

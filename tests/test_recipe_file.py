@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kdedge.errors import RecipeError
 from kdedge.recipe import Recipe, TeacherSection
-from kdedge.recipe_file import load_recipe, recipe_schema
+from kdedge.recipe_file import load_recipe, read_recipe, recipe_schema
 from kdedge.recipe_file.yaml_tree import parse
 from kdedge.starter import STARTERS, starter
 from kdedge.targets import TARGETS
@@ -231,6 +231,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         ),
         ("target: openvino", "target: onnxruntime-x86", "r.yaml:11: export[1].precision[1]: `onnxruntime-x86` in int8 is made already, by export[0]"),
         ('"<= 1.5 MB"', "1.5", "r.yaml:12: gate.size: must be text (in quotes, if it looks like a number), not 1.5"),
+        ('size: "<= 1.5 MB"', "require: openvino", "r.yaml:12: gate.require: `openvino` is not a condition"),
         ('"<= 1.5 MB"', "1.5 MB", "r.yaml:12: gate.size: `1.5 MB` is not a condition"),
         ("task: image", "name: other\ntask: image", "r.yaml:2: name: the key is there already, in line 1"),
         ("epochs: 30", "epochs: 30\n  epochs: 31", "r.yaml:8: distill.epochs: the key is there already, in line 7"),
@@ -247,6 +248,10 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         ),
         ("name: small", 'name: "\\ud800"', "r.yaml:1: the text holds half a character"),
         ("name: small", "name: !!python/object:os.system x", "r.yaml:1: the tag tag:yaml.org,2002:python/object:os.system has no place in a recipe"),
+        ("epochs: 30", "epochs: !!int many", "r.yaml:7: `many` is not what its tag !!int says"),
+        ("epochs: 30", "ema: !!float 0,9", "r.yaml:7: `0,9` is not what its tag !!float says"),
+        ("epochs: 30", "channels_last: !!bool yes", "r.yaml:7: `yes` is not what its tag !!bool says"),
+        ("epochs: 30", '"\\ud800": 30', "r.yaml:7: the text holds half a character"),
         ("name: small", "1: small", "r.yaml:1: a key must be a text: put it in quotes"),
         ("name: small", "name: small\nseed: .inf", "r.yaml:2: `.inf` is not a finite number"),
         ("name: small", "name: small\n<<: 3", "r.yaml:2: the recipe: << takes a section or a list of sections"),
@@ -305,6 +310,33 @@ def test_an_alias_repeats_a_section(tmp_path: Path) -> None:
     recipe = load(tmp_path, text=text)
     assert recipe.distill is not None
     assert (recipe.distill.epochs, recipe.distill.gamma) == (4, 0.5)
+
+
+def test_a_mistake_beside_an_alias_is_named_with_its_own_line(tmp_path: Path) -> None:
+    text = PLAIN.replace("weights: w/teacher.safetensors, normalize: imagenet}", "train: &t {epochs: 3}}").replace(
+        "distill:\n  epochs: 30", "distill:\n  <<: *t\n  epochs: 0"
+    )
+    assert refusal(tmp_path, text=text) == ["r.yaml:8: distill.epochs: must be at least 1, not 0"]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ("distill.losses[1].kd: a weight is a number", "r.yaml:8: distill.losses[1].kd: a weight is a number"),
+        ("gate.size: `<= 1` is no rule", "r.yaml:12: gate.size: `<= 1` is no rule"),
+        ("gate.sise: there is no such figure", "r.yaml:12: gate.sise: there is no such figure"),
+        ("data.size is for images", "r.yaml:3: data.size is for images"),
+        ("task: there is no such task", "r.yaml:2: task: there is no such task"),
+        ("devices[0]: there is no device", "devices[0]: there is no device"),
+        ("student and teacher differ", "student and teacher differ"),
+        ("", ""),
+    ],
+)
+def test_what_is_found_wrong_later_is_told_with_its_place(tmp_path: Path, found: str, told: str) -> None:
+    tree = read_recipe(write(tmp_path))[1]
+    with pytest.raises(RecipeError) as caught, tree.placing():
+        raise RecipeError(found)
+    assert str(caught.value).replace(f"{tmp_path}/", "") == told
 
 
 # ---- YAML as people write it -------------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ class Dialect:
     `bias`: "int32" with scale activation x weight, or "float". `places`: where activations are quantized. `moves_integers`: operators that
     work on the integers themselves, between Q and DQ. `rest`: type of what stays float; the pass that casts it runs after lowering.
     `smallest_scale`: scales are raised to it (2^-14 is the smallest that a float16 holds without being flushed to zero).
+    `reads_nothing_else`: the opset and IR limits are the parser's own, so float files keep them too; else they say what this dialect was proven for.
     `refuses`: why a weighted node is better left float, "" where it is not. `forbidden`: operators that the runtime cannot take in such a file.
     """
 
@@ -102,6 +103,7 @@ class Dialect:
     moves_integers: frozenset[str] = frozenset()
     rest: Literal["float32", "float16"] = "float32"
     smallest_scale: float = 2.0**-24
+    reads_nothing_else: bool = False
     refuses: Callable[[Weight], str] = accept_all
     forbidden: frozenset[str] = frozenset()
 

@@ -25,7 +25,7 @@ DIALECT = Dialect(
         {"MaxPool", "Concat", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Split", "Gather", "Identity", "Resize"}
     ),
     minimum_opset=13,
-    maximum_opset=21,
+    maximum_opset=22,
     maximum_ir=10,
     forbidden=INTEGER_OPERATORS,
 )

@@ -16,7 +16,7 @@ DIALECT = Dialect(
     bias="float",
     places=(inputs_of("Conv", "ConvTranspose", "Gemm", "MatMul"), shortcut_of_residual_add(), inputs_of("MaxPool")),
     minimum_opset=13,
-    maximum_opset=21,
+    maximum_opset=22,
     maximum_ir=10,
     forbidden=INTEGER_OPERATORS,
 )

@@ -41,6 +41,7 @@ DIALECT = Dialect(
     maximum_opset=20,
     maximum_ir=9,
     smallest_scale=2.0**-14,
+    reads_nothing_else=True,
     refuses=slower_as_integers,
     forbidden=INTEGER_OPERATORS,
 )

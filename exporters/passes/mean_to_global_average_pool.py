@@ -57,7 +57,7 @@ def _keeps_axes(node: ir.Node) -> bool:
 
 
 def _reshape_to_matrix(pooled: ir.Value) -> ir.Node | None:
-    """The Reshape or Flatten that alone reads the pooled [N, C, 1, ...] and makes [N, C] of it."""
+    """The Reshape that alone reads the pooled [N, C, 1, ...] and makes [N, C] of it (a Flatten can stay as it is)."""
     uses = pooled.uses()
     if len(uses) != 1 or pooled.is_graph_output() or pooled.shape is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from kdedge.exporters.model_file import constant
 from kdedge.exporters.passes.graph_pass import GraphPass
 
 
@@ -26,7 +27,15 @@ def _does_nothing(node: ir.Node) -> bool:
         return False
     if node.op_type == "Cast":
         return source.dtype is not None and node.attributes["to"].as_int() == source.dtype
-    return node.op_type == "Dropout" and len(node.inputs) == 1 and (len(node.outputs) == 1 or not node.outputs[1].uses())
+    return node.op_type == "Dropout" and not _trains(node) and not any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:])
+
+
+def _trains(node: ir.Node) -> bool:
+    """Whether a Dropout may drop something: its third input says so (a second one alone is the ratio of a training that is over)."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return False
+    mode = constant(node.inputs[2])
+    return mode is None or bool(mode)
 
 
 PASS = GraphPass("remove_identity", (7, 26), remove_identity)

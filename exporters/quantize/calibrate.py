@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from kdedge.artifact import CalibratedRanges, FloatGraph, PreparedData
 from kdedge.errors import ExportError
 from kdedge.exporters import model_file
+from kdedge.exporters.quantize.keep_float import kept_float
 from kdedge.exporters.quantize.observers import Extremes, Histogram, best_affine, best_symmetric, weight_amplitudes
 from kdedge.exporters.quantize.ranges import Activation, ActivationRange, RangeTable, Structure, WeightRange, write_table
 from kdedge.exporters.quantize.roles import analyse
@@ -65,7 +64,7 @@ def observe(path: Path, batches: Iterable[Mapping[str, Array]], settings: Quanti
     """
     model = load(path)
     structure = analyse(model)
-    keep_float = _resolve(settings.keep_float, [node.name for node in model.graph])
+    keep_float = kept_float(model, settings.keep_float)
     search = settings.observer == "mse"
     weights = _weight_ranges(model.graph, structure, search)
     observers = {row.name: _Observer(row, search) for row in structure.activations}
@@ -88,18 +87,6 @@ def observe(path: Path, batches: Iterable[Mapping[str, Array]], settings: Quanti
         weights=weights,
         keep_float=keep_float,
     )
-
-
-def _resolve(patterns: Iterable[str], names: list[str]) -> tuple[str, ...]:
-    kept = []
-    for pattern in patterns:
-        found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not found:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
-            hint = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else ""
-            raise ExportError(f"quantize.keep_float: no node is called `{pattern}`{hint}")
-        kept += found
-    return tuple(dict.fromkeys(kept))
 
 
 def _weight_ranges(graph: Any, structure: Structure, search: bool) -> tuple[WeightRange, ...]:
@@ -181,8 +168,15 @@ class _Probe:
         for start in range(0, size, self.rows):
             part = {name: array[start : start + self.rows] for name, array in batch.items()}
             yield {name: part[name] for name in self.inputs}
+            rows = len(next(iter(part.values())))
             for names in self.goes:
-                yield dict(zip(names, self._call(names, _filled(part, self.fixed_rows)), strict=True))
+                found = self._call(names, _filled(part, self.fixed_rows))
+                yield {name: self._cut(array, rows) for name, array in zip(names, found, strict=True)}
+
+    def _cut(self, array: Array, rows: int) -> Array:
+        """Without what the filled up examples gave, so that a histogram counts each example once."""
+        filled = rows < self.fixed_rows and array.shape[:1] == (self.fixed_rows,)
+        return array[:rows] if filled else array
 
     def _check_names(self, batch: Mapping[str, Array]) -> None:
         wanted = {value.name for value in self.session.get_inputs()}
@@ -212,7 +206,7 @@ def _fixed_batch(session: Any) -> int:
 
 
 def _filled(feed: dict[str, Array], rows: int) -> dict[str, Array]:
-    """A graph of a fixed batch gets its last example again until the batch is full: extremes do not notice."""
+    """A graph of a fixed batch gets its last example again until the batch is full."""
     return {
         name: np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)]) if len(array) < rows else array
         for name, array in feed.items()

@@ -234,14 +234,15 @@ def _activations(
     graph: Any, weights: tuple[Weight, ...], residuals: tuple[Residual, ...], shared: tuple[SharedScale, ...], non_negative: set[Any]
 ) -> tuple[Activation, ...]:
     """Rows for all tensors that any dialect may want to quantize: what weighted, arithmetic and moving nodes read and write.
-    What only feeds a folded activation is left out: the range of what comes after counts."""
+    What a kernel makes only for a folded activation is left out: the range of what comes after counts. Values are moved before they are cut."""
+    moved = {name for row in shared for name in row.tensors}
     roles = _roles(weights, residuals, shared, {value.name: folded_into(value).name for node in graph for value in node.outputs})
     rows: dict[str, Activation] = {}
     for node in graph:
         if node.op_type not in WEIGHTED | ARITHMETIC | MOVING | FOLDED or node.domain:
             continue
         for value in (*node.inputs, *node.outputs):
-            if not is_float_activation(value) or value.name in rows or folded_into(value) is not value:
+            if not is_float_activation(value) or value.name in rows or (folded_into(value) is not value and value.name not in moved):
                 continue
             producer = value.producer()
             fixed = None if producer is None else FIXED_RANGE.get(producer.op_type)

@@ -5,25 +5,48 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 import typer.core
 
+from kdedge import ranks
 from kdedge.cli import errors
 
 # Order of `kdedge --help`: the main job first.
-COMMANDS = ("demo", "init", "run", "steps", "inspect", "verify", "gate", "recipe", "devices")
+COMMANDS = ("demo", "init", "run", "steps", "tune", "doctor", "inspect", "verify", "gate", "recipe", "devices")
 
 
 class _Commands(typer.core.TyperGroup):
-    """Commands whose interruption is ours to explain: typer ends the program without a word."""
+    """Commands whose interruption and lost reader are ours to explain: typer ends with the codes of other things."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        with _ended_by_us():  # `--help` is written here
+            return super().make_context(*arguments, **settings)
 
     def invoke(self, *arguments: Any) -> Any:
-        try:
+        with _ended_by_us():
             return super().invoke(*arguments)
-        except KeyboardInterrupt as error:
-            raise errors.Interrupted(errors.INTERRUPTED) from error
+
+
+@contextmanager
+def _ended_by_us() -> Iterator[None]:
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        raise errors.Interrupted(errors.INTERRUPTED) from error
+    except BrokenPipeError:
+        errors.unread()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # rich ends with 1, which is a gate's
+            errors.unread()
+        raise
 
 
 app = typer.Typer(
@@ -45,4 +68,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no µ gets \xb5, not a failed run
     with errors.explained("--debug" in sys.argv):
-        app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
+        if ranks.waits():
+            ranks.serve()
+            return
+        with ranks.leading():
+            app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="kdedge")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kdedge.cli.options import DEFAULT_WORKSPACE, JsonOption, QuietOption, RemeasureOption, SetOption, WorkspaceOption
+from kdedge.cli.options import DEFAULT_WORKSPACE, JsonOption, OnOption, QuietOption, RemeasureOption, SetOption, WorkspaceOption
 
 
 def register(app: typer.Typer) -> None:
@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def demo(
         workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+        on: OnOption = None,
         set_: SetOption = None,
         remeasure: RemeasureOption = False,
         as_json: JsonOption = False,
@@ -24,4 +25,4 @@ def register(app: typer.Typer) -> None:
         from kdedge.cli.running import run_recipe
 
         with resources.as_file(resources.files("kdedge") / "demo.yaml") as recipe:
-            raise typer.Exit(run_recipe(recipe, "report", workspace, None, set_, remeasure, as_json, quiet))
+            raise typer.Exit(run_recipe(recipe, "report", workspace, on, set_, remeasure, as_json, quiet))

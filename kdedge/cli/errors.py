@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from kdedge.errors import KdedgeError
 
@@ -30,8 +32,7 @@ def explained(debug: bool) -> Iterator[None]:
             raise
         _end(f"{Interrupted.kind}: {INTERRUPTED}", 2)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(2)
+        unread()
     except KdedgeError as error:
         if debug:
             raise
@@ -54,6 +55,15 @@ def explained(debug: bool) -> Iterator[None]:
         _end(unexpected(error), 2)
 
 
+def unread() -> NoReturn:
+    """Whoever read the output has gone (`kdedge ... | head`): end without a word, and never with a verdict's code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())  # Python flushes both once more at its end
+    sys.exit(2)
+
+
 # What each optional module comes with; the base installs none of them.
 EXTRAS = {
     "torch": "train",
@@ -73,6 +83,8 @@ EXTRAS = {
     "torchvision": "vision",
     "timm": "vision",
     "gymnasium": "rl",
+    "optuna": "tune",
+    "sqlalchemy": "tune",
     "jinja2": "report",
     "matplotlib": "report",
 }
@@ -109,6 +121,7 @@ def _is_foreign(file: str) -> bool:
 
 
 def _end(sentence: str, code: int) -> None:
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     print(sentence, file=sys.stderr)
     sys.exit(code)

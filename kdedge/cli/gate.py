@@ -31,24 +31,24 @@ def register(app: typer.Typer) -> None:
         from kdedge.cli.running import outcome_of, present
         from kdedge.gate import decide
 
-        rules = _policy(recipe, set_ or (), policy)
+        rules = _policy(recipe, set_ or (), policy, on)
         result = outcome_of(recipe, "profile", workspace, on, set_, False, quiet)
         raise typer.Exit(present(result.having(verdict=decide(rules, result.cells)), as_json, quiet))
 
 
-def _policy(recipe: Path, overrides: Sequence[str], file: Path | None) -> Policy:
+def _policy(recipe: Path, overrides: Sequence[str], file: Path | None, on: Sequence[str] | None) -> Policy:
     """The rules to judge by, known to be right before anything runs."""
     from kdedge.api import importable
     from kdedge.artifact import ImportPath
+    from kdedge.checks import check_recipe
     from kdedge.errors import RecipeError
     from kdedge.gate import parse_policy
-    from kdedge.pipeline import check_recipe
-    from kdedge.recipe_file import load_recipe, load_rules
+    from kdedge.recipe_file import load_rules, read_recipe
     from kdedge.tasks import TASKS
 
-    loaded = load_recipe(recipe, overrides)
-    with importable(recipe.absolute().parent):
-        check_recipe(loaded)
+    loaded, tree = read_recipe(recipe, overrides)
+    with importable(recipe.absolute().parent), tree.placing():
+        check_recipe(loaded, devices_too=not on)
     metric = ImportPath(TASKS[loaded.task]).load().metric
     if file is None:
         return parse_policy(loaded.gate, metric)

@@ -23,11 +23,12 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
-        """Check a recipe without running it: keys, values, names of losses, targets and gate figures."""
+        """Check a recipe without running it: keys, values, names of losses, targets, devices and gate figures."""
         from kdedge.api import importable
-        from kdedge.pipeline import check_recipe
-        from kdedge.recipe_file import load_recipe
+        from kdedge.checks import check_recipe
+        from kdedge.recipe_file import read_recipe
 
-        with importable(recipe.absolute().parent):
-            check_recipe(load_recipe(recipe, set_ or ()))
+        loaded, tree = read_recipe(recipe, set_ or ())
+        with importable(recipe.absolute().parent), tree.placing():
+            check_recipe(loaded)
         print(f"{recipe}: fine")

@@ -38,7 +38,7 @@ def outcome_of(
     """Run, with progress on standard error."""
     from kdedge.api import run
 
-    with _listener(quiet) as (listener, on_stage):
+    with listener_of(quiet) as (listener, on_stage):
         return run(
             recipe,
             workspace=workspace,
@@ -112,6 +112,7 @@ class _Shown:
         self.bars.console.print(f"{event.name:<56}{took:>10}", markup=False)
 
 
-def _listener(quiet: bool) -> _Quiet | _Shown:
+def listener_of(quiet: bool) -> _Quiet | _Shown:
+    """A context that gives who is told of progress, and what is called for each finished stage: shown on standard error, or unseen."""
     # Without a standard error (`2>&-`) there is nobody to show anything to.
     return _Quiet() if quiet or sys.stderr is None else _Shown()

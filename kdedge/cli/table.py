@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from kdedge.artifact import Cell
 from kdedge.estimate import Estimate
+from kdedge.report.comparison import lines as comparison_lines
 from kdedge.report.figures import executed, interval, name_of, size, split, why
 from kdedge.report.result import RunResult
+from kdedge.report.teacher_cost import lines as cost_lines
+from kdedge.report.teachers import warning
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -54,6 +57,10 @@ def _print_models(result: RunResult, console: Console) -> None:
             console.print(f"{name}: {result.task_metric} {interval(scores[name])}{count}", markup=False)
     if "agreement_teacher" in scores:
         console.print(f"the student agrees with the teacher on {interval(scores['agreement_teacher'])} of the test examples", markup=False)
+    if warned := warning(result):
+        console.print(f"warning: {warned}", markup=False, style="yellow")
+    for line in (*cost_lines(result), *comparison_lines(result)):
+        console.print(line, markup=False)
 
 
 def _print_places(result: RunResult, console: Console) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdedge.data.examples import Examples
     from kdedge.recipe import DataSection
 
-# Each is `read(argument, split, folder, limit, classes) -> kdedge.data.reading.ReadSplit`.
+# Each is `read(argument, split, folder, limit, classes) -> kdedge.data.reading.ReadSplit`. A split `unlabelled` needs no labels, and gives 0 for all.
 READERS: dict[str, str] = {
     "npz": "kdedge.data.npz:read",
     "folder": "kdedge.data.folder:read",
@@ -29,6 +29,8 @@ READERS: dict[str, str] = {
 # What each reader reads: a file or folder, the user's code, or nothing outside its package.
 _READS = {"npz": "file", "folder": "folder", "sklearn": "nothing", "tsv": "file", "python": "code"}
 _SAMPLE = ImportPath("kdedge.data.python_dataset:sample")
+# The split whose examples have no labels.
+UNLABELLED = "unlabelled"
 
 
 def split_source(key: str, text: str) -> tuple[str, str]:
@@ -53,7 +55,7 @@ def sources_of(data: DataSection) -> tuple[Path | ImportPath, ...]:
         DataError: a file, folder or module that is not there.
     """
     found: list[Path | ImportPath] = []
-    for key, text in (("data.train", data.train), ("data.test", data.test)):
+    for key, text, _, _ in _splits(data):
         reader, argument = split_source(key, text)
         found.append(ImportPath(READERS[reader]))
         if _READS[reader] == "code":
@@ -75,11 +77,17 @@ def samples_of(data: DataSection) -> tuple[str, ...]:
         DataError: the code fails.
     """
     found = []
-    for key, text, split, limit in (("data.train", data.train, "train", data.limit_train), ("data.test", data.test, "test", data.limit_test)):
+    for key, text, split, limit in _splits(data):
         reader, argument = split_source(key, text)
         if _READS[reader] == "code":
             found.append(_SAMPLE.load()(argument, split, limit))
     return tuple(found)
+
+
+def _splits(data: DataSection) -> list[tuple[str, str, str, int | None]]:
+    """The recipe's key of each split, its source, its name and its limit."""
+    splits = (("train", data.train, data.limit_train), ("test", data.test, data.limit_test), (UNLABELLED, data.unlabelled, data.limit_unlabelled))
+    return [(f"data.{split}", text, split, limit) for split, text, limit in splits if text is not None]
 
 
 def _code(key: str, argument: str) -> ImportPath:

@@ -1,6 +1,7 @@
 """The 1,797 real handwritten digits that scikit-learn ships: 8x8 grey images, upscaled to 32x32.
 
-From UCI's "Optical recognition of handwritten digits" (Alpaydin, Kaynak 1998). `train` has 1,437 of them and `test` 360, 36 of each digit.
+From UCI's "Optical recognition of handwritten digits" (Alpaydin, Kaynak 1998). `train` has 1,437 of them and `test` 360, 36 of each digit;
+`unlabelled` are those of `train` without their labels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kdedge.data import UNLABELLED
 from kdedge.data.arrays import save_arrays
 from kdedge.data.draws import Stream, draws
 from kdedge.data.images import pillow
@@ -43,8 +45,9 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     values, labels = load_digits(return_X_y=True)
     labels = labels.astype(np.int64)
     chosen = np.flatnonzero(_is_test(labels) == (split == "test"))[:limit]
+    known = np.zeros_like(labels) if split == UNLABELLED else labels
     names = same_classes(tuple(str(digit) for digit in range(10)), classes, "sklearn:digits")
-    return save_arrays(_upscale(values[chosen].reshape(-1, 8, 8)), labels[chosen], names, split, folder, f"digits_{split}")
+    return save_arrays(_upscale(values[chosen].reshape(-1, 8, 8)), known[chosen], names, split, folder, f"digits_{split}")
 
 
 def _is_test(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

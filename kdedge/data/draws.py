@@ -23,8 +23,11 @@ class Stream(IntEnum):
     CROP_ROW = 1
     CROP_COLUMN = 2
     FLIP = 3
+    MIXUP_PARTNER = 4
+    MIXUP_SHARE = 5
     CALIBRATION = 101
     DIGITS_SPLIT = 102
+    HELD_OUT = 103
 
 
 def mix(values: UInt64) -> UInt64:

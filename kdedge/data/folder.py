@@ -1,4 +1,7 @@
-"""A folder of images, one folder a class: `DIR/CLASS/**/*.jpg`. Files are decoded when they are asked for; sizes may differ."""
+"""A folder of images, one folder a class: `DIR/CLASS/**/*.jpg`. Files are decoded when they are asked for; sizes may differ.
+
+Unlabelled images lie anywhere below the folder.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy.typing as npt
 
 from kdedge import progress
 from kdedge.artifact import ImportPath, SplitSource
+from kdedge.data import UNLABELLED
 from kdedge.data.images import SUFFIXES, decode
 from kdedge.data.reading import ReadSplit, number_of
 from kdedge.data.survey import ImageFacts, facts_of
@@ -69,12 +73,18 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
         DataError: a missing folder, no class folders, a class without images, a class that is not in training, an unreadable image.
     """
     root = Path(argument)
+    if split == UNLABELLED:
+        files = _below(root)[:limit]
+        return _surveyed(root, files, np.zeros(len(files), np.int64), classes or (), split, folder)
     found = _list(root)
     names = tuple(found) if classes is None else classes
     numbers = dict(zip(found, number_of(list(found), names, [str(root / name) for name in found]).tolist(), strict=True))
     ranked = sorted((rank, numbers[name], file) for name, files in found.items() for rank, file in enumerate(files))[:limit]
-    files, labels = [file for _, _, file in ranked], np.array([number for _, number, _ in ranked], np.int64)
+    labels = np.array([number for _, number, _ in ranked], np.int64)
+    return _surveyed(root, [file for _, _, file in ranked], labels, names, split, folder)
 
+
+def _surveyed(root: Path, files: list[str], labels: Int64, names: tuple[str, ...], split: str, folder: Path) -> ReadSplit:
     digest = hashlib.sha256()
     facts: list[ImageFacts] = []
     for position, (content, image) in enumerate(in_threads(lambda file: _survey(root, file), files)):
@@ -91,9 +101,23 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     return ReadSplit(source, "image", labels, names, files, total)
 
 
-def _list(root: Path) -> dict[str, list[str]]:
+def _below(root: Path) -> list[str]:
+    """All images below the folder, sorted; what is hidden is left out."""
+    _need_folder(root)
+    found = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and _is_given(path))
+    files = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    if not files:
+        raise DataError(f"{root} holds no image (known endings: {', '.join(SUFFIXES)})")
+    return files
+
+
+def _need_folder(root: Path) -> None:
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
+
+
+def _list(root: Path) -> dict[str, list[str]]:
+    _need_folder(root)
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise DataError(f"{root} has no class folders; images must lie as {root.name}/CLASS/image.jpg")

@@ -1,4 +1,7 @@
-"""Images and labels from one `.npz` file: `x_SPLIT` (uint8 NHWC, RGB or grey), `y_SPLIT` (whole numbers), optional `classes` (names)."""
+"""Images and labels from one `.npz` file: `x_SPLIT` (uint8 NHWC, RGB or grey), `y_SPLIT` (whole numbers), optional `classes` (names).
+
+Unlabelled images are `x_unlabelled`, or `x_train` where there is none.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdedge.data import UNLABELLED
 from kdedge.data.arrays import save_arrays
 from kdedge.data.reading import NumberedIds, ReadSplit, numbered_classes, same_classes
 from kdedge.errors import DataError
@@ -24,6 +28,8 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
         DataError: a missing file, not an npz, a missing key (lists the keys found), a wrong dtype or shape, different lengths, an empty split.
     """
     path = Path(argument)
+    if split == UNLABELLED:
+        return _unlabelled(path, folder, limit, classes or ())
     x, y = f"x_{split}", f"y_{split}"
     found = _load(path, (x, y), "classes")
     images, labels = _images(found[x], f"{path}: {x}"), _labels(found[y], f"{path}: {y}")
@@ -40,7 +46,16 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     return save_arrays(images[:limit], labels[:limit], names, split, folder, x)
 
 
-def _load(path: Path, needed: tuple[str, ...], optional: str) -> dict[str, Array]:
+def _unlabelled(path: Path, folder: Path, limit: int | None, classes: tuple[str, ...]) -> ReadSplit:
+    ((x, array),) = _load(path, ("x_unlabelled",), instead="x_train").items()
+    images = _images(array, f"{path}: {x}")[:limit]
+    if not len(images):
+        raise DataError(f"{path}: {x} is empty: the unlabelled split needs at least one image")
+    return save_arrays(images, np.zeros(len(images), np.int64), classes, UNLABELLED, folder, x)
+
+
+def _load(path: Path, needed: tuple[str, ...], optional: str = "", instead: str = "") -> dict[str, Array]:
+    """The arrays `needed`, and `optional` if it is there; `instead` is taken where the only one that is needed is missing."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     try:
@@ -50,8 +65,10 @@ def _load(path: Path, needed: tuple[str, ...], optional: str) -> dict[str, Array
         what = error if zipfile.is_zipfile(path) else "it is no zip archive"
         raise DataError(f"{path} is not an .npz file that can be read: {what}") from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} holds one array and not an .npz archive; save it with numpy.savez(path, {needed[0]}=..., {needed[1]}=...)")
+        raise DataError(f"{path} holds one array and not an .npz archive; save it with numpy.savez(path, {'=..., '.join(needed)}=...)")
     with archive:
+        if instead in archive.files and needed[0] not in archive.files:
+            needed = (instead,)
         missing = [key for key in needed if key not in archive.files]
         if missing:
             raise DataError(f"{path} has no `{missing[0]}` (needed: {', '.join(needed)}; found: {', '.join(sorted(archive.files)) or 'nothing'})")

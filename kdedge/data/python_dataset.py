@@ -2,7 +2,7 @@
 
 It returns an object with `__len__` and `__getitem__(i) -> (example, label)`. An example is a `PIL.Image`, a uint8 array [H, W, 3] or [H, W], a
 tensor [3, H, W] or [1, H, W] (float in [0, 1], or uint8), or a str. `classes` (names), where the dataset has them, are used. Naming a factory in a
-recipe runs its code.
+recipe runs its code. For unlabelled data it is called as `factory("unlabelled")` if it takes a split, and may give examples without labels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from kdedge import progress
 from kdedge.artifact import ImportPath, SplitSource
+from kdedge.data import UNLABELLED
 from kdedge.data.images import from_pil
 from kdedge.data.npy import save_npy
 from kdedge.data.reading import NumberedIds, ReadSplit, numbered_classes, same_classes
@@ -36,13 +37,14 @@ _LARGEST_LABEL = np.iinfo(np.int64).max
 class DatasetExamples:
     """A dataset of the user's; `uniform` says that all its images have one size, `kind` what its examples are."""
 
-    def __init__(self, dataset: Any, labels: Int64, name: str, kind: str, uniform: bool) -> None:
+    def __init__(self, dataset: Any, labels: Int64, name: str, kind: str, uniform: bool, labelled: bool = True) -> None:
         self.dataset = dataset
         self.labels = labels
         self.sizes: Int64 | None = None
         self.name = name
         self.kind = kind
         self.uniform = uniform
+        self.labelled = labelled
         self.ids: Sequence[str] = _ids(name, len(labels))
 
     def __len__(self) -> int:
@@ -56,7 +58,7 @@ class DatasetExamples:
         """
         found: list[Any] = []
         for index in indices.tolist():
-            example, _ = _item(self.dataset, index, self.ids[index])
+            example, _ = _item(self.dataset, index, self.ids[index], self.labelled)
             if isinstance(example, str) != (self.kind == "text"):
                 raise DataError(f"{self.ids[index]}: this was {self.kind} data when it was read first")
             found.append(example)
@@ -76,7 +78,7 @@ def open_dataset(factory: ImportPath, split: str, labels: Path, kind: str, unifo
     size = _size(dataset, _name(factory, split))
     if size < len(numbers):
         raise DataError(f"{factory.value} gives {size} examples of {split}; there were at least {len(numbers)} when it was read first")
-    return DatasetExamples(dataset, numbers, _name(factory, split), kind, uniform)
+    return DatasetExamples(dataset, numbers, _name(factory, split), kind, uniform, split != UNLABELLED)
 
 
 def read(argument: str, split: str, folder: Path, limit: int | None, classes: tuple[str, ...] | None) -> ReadSplit:
@@ -106,7 +108,7 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
         if isinstance(example, np.ndarray):
             facts = facts_of(example) if facts is None else facts + facts_of(example)
     kind = "image" if facts is not None else "text"
-    names = _classes(dataset, labels, ids, name, classes)
+    names = _classes(dataset, labels, ids, name, classes) if split != UNLABELLED else classes or ()
     file = folder / f"{split}-labels.npy"
     save_npy(file, labels)
     arguments = {"factory": factory, "split": split, "labels": file, "kind": kind, "uniform": facts is not None and facts.size is not None}
@@ -126,14 +128,15 @@ def sample(argument: str, split: str, limit: int | None) -> str:
     size = min(size, limit or size)
     digest = hashlib.sha256(f"{size}".encode())
     for index in np.unique(np.linspace(0, size - 1, _SAMPLED).astype(np.int64)).tolist() if size else ():
-        digest.update(_bytes(*_item(dataset, index, f"{name}[{index}]")))
+        digest.update(_bytes(*_item(dataset, index, f"{name}[{index}]", split != UNLABELLED)))
     return digest.hexdigest()
 
 
 def _items(dataset: Any, size: int, ids: NumberedIds, split: str) -> Iterator[tuple[UInt8 | str, int]]:
+    labelled = split != UNLABELLED
     for index in range(size):
-        found = _item(dataset, index, ids[index])
-        if index < _TRIED_TWICE and _bytes(*_item(dataset, index, ids[index])) != _bytes(*found):
+        found = _item(dataset, index, ids[index], labelled)
+        if index < _TRIED_TWICE and _bytes(*_item(dataset, index, ids[index], labelled)) != _bytes(*found):
             raise DataError(
                 f"{ids[index]} is another example each time it is asked for; teacher outputs are cached, so examples must stay the same: "
                 "take random augmentation out of the dataset and name it in data.augment"
@@ -180,11 +183,14 @@ def _takes_split(function: Any) -> bool:
     return True
 
 
-def _item(dataset: Any, index: int, name: str) -> tuple[UInt8 | str, int]:
+def _item(dataset: Any, index: int, name: str, labelled: bool) -> tuple[UInt8 | str, int]:
+    """An example and its label; 0 where the split has none."""
     try:
         item = dataset[index]
     except (Exception, SystemExit) as error:  # The user's code may raise anything; what the reader needs is which example it was.
         raise DataError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+    if not labelled:
+        return _example(item[0] if isinstance(item, tuple | list) and item else item, name), 0
     if not isinstance(item, tuple | list) or len(item) < 2:
         raise DataError(f"{name} is a {type(item).__name__}; it must be a tuple (example, label)")
     try:

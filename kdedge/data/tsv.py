@@ -1,4 +1,7 @@
-"""Texts with labels from a tab-separated file (`.gz` too), UTF-8, with the header `sentence<TAB>label` and one example a line."""
+"""Texts with labels from a tab-separated file (`.gz` too), UTF-8, with the header `sentence<TAB>label` and one example a line.
+
+Unlabelled texts need no second column: their header may be `sentence` alone.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kdedge.data import UNLABELLED
 from kdedge.data.reading import NumberedIds, ReadSplit, number_of, numbered_classes
 from kdedge.data.texts import save_texts
 from kdedge.errors import DataError
 
 Int64 = npt.NDArray[np.int64]
 
-_HEADER = "sentence\tlabel"
+_HEADER, _WITHOUT_LABELS = "sentence\tlabel", "sentence"
 _FIRST = 2  # the line of the first example; the header is line 1
 
 
@@ -28,18 +32,21 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
             bytes that are not UTF-8 (names file and line).
     """
     path = Path(argument)
+    unlabelled = split == UNLABELLED
+    lines = _lines(path, (_HEADER, _WITHOUT_LABELS) if unlabelled else (_HEADER,))
+    _, header = next(lines)
     texts, labels = [], []
-    for number, line in _lines(path):
+    for number, line in lines:
         fields = line.split("\t")
-        if len(fields) != 2:
-            raise DataError(f"{path}:{number}: {len(fields)} fields; a line is `sentence<TAB>label`")
+        if len(fields) != len(header.split("\t")):
+            raise DataError(f"{path}:{number}: {len(fields)} fields; a line is `{_written(header)}`")
         if not fields[0].strip():
             raise DataError(f"{path}:{number}: the sentence is empty")
         texts.append(fields[0])
-        labels.append(fields[1].strip())
+        labels.append(fields[-1].strip())
     if not texts:
         raise DataError(f"{path} has a header and no examples: the {split} split needs at least one")
-    numbers, names = _classes(labels, classes, path)
+    numbers, names = (np.zeros(len(texts), np.int64), classes or ()) if unlabelled else _classes(labels, classes, path)
     return save_texts(texts[:limit], numbers[:limit], names, split, folder, path.name, _FIRST)
 
 
@@ -70,7 +77,13 @@ def _is_whole(label: str) -> bool:
     return digits.isascii() and digits.isdigit() and len(digits) < 18
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _written(header: str) -> str:
+    return header.replace("\t", "<TAB>")
+
+
+def _lines(path: Path, headers: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """The header, which must be one of `headers`, and all other lines, with their numbers."""
+    needed = " or ".join(f"`{_written(header)}`" for header in headers)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     number = 0
@@ -78,14 +91,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
             for number, content in enumerate(handle, start=1):
                 line = _text(content, path, number)
-                if number > 1:
-                    yield number, line
-                elif line.removeprefix("\ufeff") != _HEADER:
-                    raise DataError(f"{path}:1: the header is {line[:60]!r}; it must be `sentence<TAB>label`")
+                if number == 1:
+                    line = line.removeprefix("\ufeff")
+                    if line not in headers:
+                        raise DataError(f"{path}:1: the header is {line[:60]!r}; it must be {needed}")
+                yield number, line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read after line {number}: {error}") from error
     if number == 0:
-        raise DataError(f"{path} is empty; its first line must be `sentence<TAB>label`")
+        raise DataError(f"{path} is empty; its first line must be {needed}")
 
 
 def _text(content: bytes, path: Path, number: int) -> str:

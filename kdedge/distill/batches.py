@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +14,9 @@ import numpy.typing as npt
 from kdedge.artifact import Encoder
 from kdedge.data.encode import encode
 from kdedge.data.examples import Examples
+from kdedge.data.mix import check_pixels, mixed, partners, shares
 from kdedge.distill.seeding import derived
+from kdedge.distill.spec import Shown
 from kdedge.errors import TrainingError
 from kdedge.tasks.contract import Task
 
@@ -27,22 +29,37 @@ _STRETCH = 32
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's examples. `inputs`: arrays by input name, once for each distinct encoder (`Batches.encoders` in the same order);
-    `share`: which part of the whole batch this process has, times the number of processes (1 where it is spread evenly)."""
+    """One step's examples. `inputs`: arrays by input name, once for each distinct encoder (`Batches.encoders` in the same order); `samples`:
+    their places in the split; `view`: which augmented view of them this is; `share`: which part of the whole batch this process has, times the
+    number of processes (1 where it is spread evenly)."""
 
     inputs: tuple[dict[str, npt.NDArray[Any]], ...]
     labels: Int64
     samples: Int64
+    view: int = 0
     share: float = 1.0
+
+    def first(self, count: int) -> Batch:
+        """The first examples of the batch alone."""
+        return self._at(np.arange(min(count, len(self.samples))))
+
+    def cut(self, pieces: int) -> list[Batch]:
+        """The batch in at most `pieces` pieces of nearly one size, each with its share of the whole."""
+        return [self._at(places) for places in np.array_split(np.arange(len(self.samples)), min(pieces, len(self.samples)))]
+
+    def _at(self, places: Int64) -> Batch:
+        inputs = tuple({name: array[places] for name, array in arrays.items()} for arrays in self.inputs)
+        return Batch(inputs, self.labels[places], self.samples[places], self.view, self.share * len(places) / len(self.samples))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How examples become batches: `views` limits the augmented views of an example (view = epoch mod views), None gives a new one each epoch."""
+    """How examples become batches: their order is drawn from `seed`; `views` limits the views of an example (view = epoch mod views), None
+    gives a new one each epoch."""
 
     batch_size: int
     seed: int
-    augment: tuple[str, ...] = ()
+    shown: Shown = field(default_factory=Shown)
     views: int | None = None
 
 
@@ -72,6 +89,8 @@ class Batches:
         self._examples, self._task, self._plan = examples, task, plan
         self._rank, self._processes = rank, processes
         smallest = len(examples) // self.steps_per_epoch
+        # The fewest examples that a process has in a step.
+        self.fewest = smallest // processes
         if smallest < processes:
             raise TrainingError(f"batches of {smallest} examples cannot be spread over {processes} processes: raise batch_size or start fewer")
 
@@ -107,13 +126,32 @@ class Batches:
 
     def _batch(self, whole: Int64, epoch: int) -> Batch:
         samples = np.array_split(whole, self._processes)[self._rank]
-        raw = self._examples.raw(samples)
-        if self._plan.augment:
-            view = epoch if self._plan.views is None else epoch % self._plan.views
-            raw = self._task.augment(raw, samples, view, self._plan.seed, self._plan.augment)
+        view = epoch if self._plan.views is None else epoch % self._plan.views
+        raw = augmented(self._examples, self._task, samples, view, self._plan.shown)
         inputs = tuple(encode(encoder, raw) for encoder in self.encoders)
         share = len(samples) * self._processes / len(whole)
-        return Batch(inputs, self._examples.labels[samples], samples, share)
+        return Batch(inputs, self._examples.labels[samples], samples, view, share)
+
+
+def augmented(examples: Examples, task: Task, samples: Int64, view: int, shown: Shown) -> Any:
+    """One view of some samples: raw examples, a pure function of (seed, view, sample) whatever the batch that they come in.
+
+    With `mixup` each is mixed with its partner as the partner looks in the same view.
+
+    Raises:
+        DataError: examples are to be mixed that are no images of one size.
+    """
+    own = _alone(examples, task, samples, view, shown)
+    if not shown.mixup:
+        return own
+    check_pixels(own, "the split that is learned from")
+    others = _alone(examples, task, partners(len(examples), shown.seed, view)[samples], view, shown)
+    return mixed(own, others, shares(shown.seed, view, samples))
+
+
+def _alone(examples: Examples, task: Task, samples: Int64, view: int, shown: Shown) -> Any:
+    raw = examples.raw(samples)
+    return task.augment(raw, samples, view, shown.seed, shown.augment) if shown.augment else raw
 
 
 def ahead(items: Iterator[Item], depth: int = 1) -> Generator[Item]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdedge.artifact import Encoder, ModelFiles, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
+from kdedge.distill.batches import Batch
 from kdedge.distill.step import Placed
+from kdedge.distill.taps import Taps
 from kdedge.errors import KdedgeError, ModelError, TrainingError
 from kdedge.models.load import load
 from kdedge.runtimes.errors import RuntimeFailure
@@ -27,36 +29,63 @@ class Teacher:
     """One model or an ensemble, frozen and in eval by construction.
 
     It is no `nn.Module` and hands out no module, so that nothing that trains, saves or exports a student can reach it. It answers in float32
-    whatever the student's precision. `logits` names the output that holds a distribution over classes; `encoders` are the members'.
+    whatever the student's precision. `logits` names the output that holds a distribution over classes; `encoders` are the members';
+    `wanted` is what it will be asked for besides (`FORM:LAYER`, what layers inside it give).
 
     Raises:
         ModelError: a member cannot be opened.
+        TrainingError: layers are wanted of an ensemble or of an ONNX file, which show none, or there is no such layer.
     """
 
-    def __init__(self, files: TeacherFiles, logits: str) -> None:
+    def __init__(self, files: TeacherFiles, logits: str, wanted: Sequence[str] = ()) -> None:
         self.name = "teacher " + " + ".join(f"`{member.name}`" for member in files.members)
         self.encoders: tuple[Encoder, ...] = tuple(member.encoder for member in files.members)
+        self.device = torch.device("cpu")
         self._logits = logits
         self._members = [_open(member) for member in files.members]
-        self._weights = files.weights
+        self._weights, self._readings = files.weights, files.readings
+        self._own_classes = tuple(len(member.classes) for member in files.members)
+        layers = [what.partition(":")[2] for what in wanted if ":" in what]
+        self._taps = self._tapped(layers) if layers else None
 
     def move(self, device: torch.device, channels_last: bool = False) -> None:
         """Answer on `device` from now on."""
+        self.device = device
         for member in self._members:
             member.move(device, channels_last)
 
     def outputs(self, inputs: Placed) -> dict[str, Tensor]:
         """Outputs by name, float32, without gradient.
 
-        One member: all its outputs as they are. Several: log-probabilities [N, C] of the weighted mean of the members' softmax.
-        `inputs`: tensors by input name, for each member's encoder.
+        The logits [N, C] are over the data's classes, divided by the member's temperature. One member: all its outputs. Several:
+        log-probabilities of the weighted mean of the members' softmax. `inputs`: tensors by input name, for each member's encoder.
 
         Raises:
-            ModelError: members differ in their class counts, or one cannot be run.
+            ModelError: members differ in their class counts, or one has no logits for its classes or cannot be run.
         """
         with torch.no_grad():
-            answers = [member.outputs(inputs[encoder]) for member, encoder in zip(self._members, self.encoders, strict=True)]
+            answers = [self._answer(place, inputs[encoder]) for place, encoder in enumerate(self.encoders)]
             return answers[0] if len(answers) == 1 else {self._logits: self._mean([answer[self._logits] for answer in answers])}
+
+    def answers(self, inputs: Placed, batch: Batch, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """What is wanted about a batch: `logits`, other outputs by name, and `FORM:LAYER`; float32, without gradient.
+
+        Raises:
+            ModelError: as `outputs`, or there is no such output.
+        """
+        if not wanted:
+            return {}
+        given = self.outputs(inputs)
+        found = {"logits" if name == self._logits else name: value for name, value in given.items()}
+        for what in wanted:
+            form, _, layer = what.partition(":")
+            if layer and self._taps is not None:
+                found[what] = self._taps.take(layer, form).detach().float()
+            elif what not in found:
+                raise ModelError(f"{self.name} has no output `{what}` (its outputs: {', '.join(given)})")
+        if self._taps is not None:
+            self._taps.clear()
+        return {what: found[what] for what in wanted}
 
     def check(self, data: PreparedData) -> None:
         """Ask about the first training examples, before an hour is spent on what the teacher says.
@@ -83,6 +112,25 @@ class Teacher:
         """Whether a parameter of the teacher lies at any of these addresses (`Tensor.data_ptr`)."""
         return any(member.owns(addresses) for member in self._members)
 
+    def _tapped(self, layers: list[str]) -> Taps:
+        member = self._members[0]
+        if len(self._members) > 1 or not isinstance(member, _TorchMember):
+            kind = "an ensemble" if len(self._members) > 1 else "an ONNX file"
+            raise TrainingError(f"{self.name} is {kind}, which shows no layers ({', '.join(layers)}): use losses on logits, or one torch teacher")
+        return Taps(member.inner, layers, self.name)
+
+    def _answer(self, place: int, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        answer = self._members[place].outputs(inputs)
+        temperature, kept = self._readings[place]
+        if self._logits not in answer and len(self._members) > 1:
+            raise ModelError(f"{self.name}: a member has no output `{self._logits}` (its outputs: {', '.join(answer) or 'none'})")
+        if self._logits not in answer or (not kept and temperature == 1.0):
+            return answer
+        logits = answer[self._logits]
+        if kept and (logits.ndim != 2 or logits.shape[1] != self._own_classes[place]):
+            raise ModelError(f"{self.name}: a member gives logits {list(logits.shape)}, and its `classes` name {self._own_classes[place]}")
+        return {**answer, self._logits: (logits[:, list(kept)] if kept else logits) / temperature}
+
     def _mean(self, logits: list[Tensor]) -> Tensor:
         counts = [int(each.shape[1]) for each in logits]
         if len(set(counts)) > 1:
@@ -108,6 +156,10 @@ class _TorchMember:
         self._name = f"teacher `{files.name}`"
         self._module = load(files).float().requires_grad_(False).eval()
         self._inputs = [spec.name for spec in files.inputs]
+
+    @property
+    def inner(self) -> nn.Module:
+        return self._module.inner
 
     def move(self, device: torch.device, channels_last: bool) -> None:
         self._module.to(device=device)

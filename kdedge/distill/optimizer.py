@@ -17,7 +17,12 @@ def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.
     if section.name == "adamw":
         return torch.optim.AdamW(groups, lr=section.lr, fused=True)
     nesterov = section.nesterov and section.momentum > 0
-    return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, nesterov=nesterov, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, nesterov=nesterov, fused=True)
+    if section.momentum > 0:
+        # Momentum begins at 0, as it does anyway; the fused kernel cannot begin with it for some parameters later than for others.
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -2,176 +2,126 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdedge.artifact import ImportPath
-from kdedge.distill.losses import LOSSES
-from kdedge.distill.signature import Signature, signature_of
-from kdedge.errors import RecipeError
+from kdedge.distill.layers import ALL_PAIRS, FORMS, LayerPair
+from kdedge.distill.schedule import Schedule
 from kdedge.models.spec import ModelSpec
-from kdedge.recipe import DistillSection, TrainSection
+from kdedge.recipe import TrainSection
 
-# What a loss may ask for by the names of its arguments, besides `student_OUTPUT` and `teacher_OUTPUT` for any output of the models.
-PLAIN_TENSORS = ("labels", "label_losses")
-# A division by these follows; the sign is checked here because a teacher may train for hours before the loss is first called.
-_POSITIVE = ("temperature",)
+# What a loss may ask for by the names of its arguments, besides `student_OUTPUT` and `teacher_OUTPUT` for any output of the models, what
+# layers give (`kdedge.distill.layers`), and what the learned part of the loss gives (`learned_...`).
+PLAIN_TENSORS = ("labels", "label_losses", "samples", "peer_logits", "peer_label_losses")
+# Those of them that are made from labels.
+LABELS = ("labels", "label_losses", "peer_label_losses")
 
 
 @dataclass(frozen=True)
 class TermSpec:
-    """One term of the loss: what it is called in logs, its function, its weight, and the function's parameters.
+    """One term of the loss: what it is called in logs, its function, its weight over the run, and the function's parameters.
 
     `tensors` are the arguments that the training step hands in: `student_logits`, `teacher_logits`, `labels`, `label_losses` (the task's
-    label loss, [N]), and `student_OUTPUT` / `teacher_OUTPUT` for any other output.
+    label loss, [N]), `samples`, `student_OUTPUT` / `teacher_OUTPUT` for any other output, and what the `layers` give. `parameters` are plain
+    values, or a `Schedule` or `LearnedTemperature`. `learned` makes the term's own trained part, from its `learned_parameters`; it takes
+    `learned_tensors` and gives further ones. The term is computed from `start` to `stop`, fractions of the run.
     """
 
     name: str
     function: ImportPath
-    weight: float
+    weight: Schedule
     tensors: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
+    layers: tuple[LayerPair, ...] = ()
+    learned: ImportPath | None = None
+    learned_tensors: tuple[str, ...] = ()
+    learned_parameters: dict[str, Any] = field(default_factory=dict)
+    start: float = 0.0
+    stop: float = 1.0
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the term compares with a teacher."""
-        return any(name.startswith("teacher_") for name in self.tensors)
+        return any(name.startswith("teacher_") for name in self.asked)
+
+    @property
+    def needs_peers(self) -> bool:
+        """Whether the term looks at models that learn beside the student."""
+        return any(name.startswith("peer_") for name in self.asked)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All tensors that the step hands to the term: to its function and to its learned part."""
+        return tuple(dict.fromkeys((*self.tensors, *self.learned_tensors)))
+
+    @property
+    def all_pairs(self) -> bool:
+        """Whether the loss takes the layers of all pairs at once, instead of one pair after the other."""
+        return any(name in (f"student_{ALL_PAIRS}", f"teacher_{ALL_PAIRS}") for name in self.asked)
+
+    def active(self, progress: float) -> bool:
+        """Whether the term is computed when `progress` of the run is done."""
+        return self.start <= progress < self.stop and self.weight.at(progress) > 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How an example looks when it is shown: the names of its augmentations, what they are drawn from, and whether it is mixed with another."""
+
+    augment: tuple[str, ...] = ()
+    seed: int = 0
+    mixup: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """A training run: the recipe's section, its loss terms, and the names of the augmentations (of the recipe's `data` section)."""
+    """A training run: the recipe's section, its loss terms, and the names of the augmentations (of the recipe's `data` section).
+
+    `view_seed` is what augmented views are drawn from (None: the run's seed): it stays the same where runs differ in their own seed, so that
+    they share what a teacher said about the views. `peers` learn beside the model. `mixup` mixes examples in pairs. `snapshots` keeps the
+    weights after each epoch beside the final ones.
+    """
 
     section: TrainSection
     terms: tuple[TermSpec, ...]
     augment: tuple[str, ...] = ()
+    view_seed: int | None = None
+    peers: tuple[ModelSpec, ...] = ()
+    mixup: bool = False
+    snapshots: bool = False
+
+    def shown(self, seed: int) -> Shown:
+        """How examples look in this run, of which `seed` is the seed."""
+        return Shown(self.augment, self.view_seed if self.view_seed is not None else seed, self.mixup)
 
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A member of the teacher: its model, how it is trained (None: its weights are given), and what it counts in the ensemble."""
+    """A member of the teacher: its model, how it is trained (None: its weights are given), what it counts in the ensemble, and what its logits
+    are divided by. Its classes are those of its model."""
 
     model: ModelSpec
     training: TrainingSpec | None = None
     weight: float = 1.0
+    temperature: float = 1.0
 
 
-def training_spec(section: TrainSection, *, has_teacher: bool = False, augment: tuple[str, ...]) -> TrainingSpec:
-    """A section of the recipe with its losses looked up and checked. `augment` is what the recipe's `data` section names.
-
-    Raises:
-        RecipeError: as `terms_of`.
-    """
-    return TrainingSpec(section, terms_of(section, has_teacher), augment)
-
-
-def terms_of(section: TrainSection, has_teacher: bool) -> tuple[TermSpec, ...]:
-    """The terms that `losses` of a section names: `{NAME: weight, parameter: value, ...}`, NAME from `LOSSES` or `module:function`.
-
-    Raises:
-        RecipeError: an unknown loss or parameter (with the nearest known one), a value of the wrong type, or a term that needs a teacher
-            where there is none. The message starts with the recipe's key (`distill.losses[1].temperature`).
-    """
-    losses = "distill.losses" if isinstance(section, DistillSection) else "teacher.train.losses"
-    if not section.losses:
-        raise RecipeError(f"{losses}: is empty, so there is nothing to learn (allowed: {_known_losses()})")
-    terms: list[TermSpec] = []
-    for index, entry in enumerate(section.losses):
-        key = f"{losses}[{index}]"
-        term = _term(entry, key)
-        if term.needs_teacher and not has_teacher:
-            raise RecipeError(f"{key}: `{term.name}` compares with a teacher, and there is none here (without one: {_without_teacher()})")
-        if term.name in {earlier.name for earlier in terms}:
-            raise RecipeError(f"{key}: `{term.name}` is there already: give each loss once, with the sum of its weights")
-        terms.append(term)
-    if not any(term.weight > 0 for term in terms):
-        raise RecipeError(f"{losses}: every weight is 0, so there is nothing to learn")
-    return tuple(terms)
+def wanted_of(term: TermSpec) -> tuple[str, ...]:
+    """What a term asks of the teacher: output names, and `FORM:LAYER` for what layers give."""
+    wanted: list[str] = []
+    for name in term.asked:
+        who, _, what = name.partition("_")
+        if who != "teacher":
+            continue
+        if what in FORMS or what == ALL_PAIRS:
+            form = "feature" if what == ALL_PAIRS else what
+            wanted += [f"{form}:{pair.teacher}" for pair in term.layers]
+        else:
+            wanted.append(what)
+    return tuple(dict.fromkeys(wanted))
 
 
-def _term(entry: Mapping[str, Any], key: str) -> TermSpec:
-    name = _loss_name(entry, key)
-    function = ImportPath(LOSSES.get(name, name))
-    try:
-        signature = signature_of(function)
-    except RecipeError as error:
-        raise RecipeError(f"{key}: {error}") from error
-    _check_tensors(signature, name, key)
-    parameters = {parameter: value for parameter, value in entry.items() if parameter != name}
-    for parameter, value in parameters.items():
-        if parameter not in signature.parameters:
-            raise RecipeError(
-                f"{key}.{parameter}: unknown key{_nearest(parameter, signature.parameters)} (allowed: {_listed((name, *signature.parameters))})"
-            )
-        _check_value(f"{key}.{parameter}", parameter, value, signature.parameters[parameter])
-    return TermSpec(name, function, _weight(entry[name], f"{key}.{name}"), signature.tensors, parameters)
-
-
-def _loss_name(entry: Mapping[str, Any], key: str) -> str:
-    names = [name for name in entry if name in LOSSES or ":" in name]
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise RecipeError(f"{key}: names {len(names)} losses ({_listed(names)}); an entry holds one loss, its weight and its parameters")
-    if not entry:
-        raise RecipeError(f"{key}: is empty; an entry looks like {{kd: 9.0, temperature: 2}} (allowed: {_known_losses()})")
-    found = next(iter(entry))
-    raise RecipeError(f"{key}.{found}: unknown loss{_nearest(found, LOSSES)} (allowed: {_known_losses()})")
-
-
-def _check_tensors(signature: Signature, name: str, key: str) -> None:
-    for tensor in signature.tensors:
-        if tensor not in PLAIN_TENSORS and not tensor.startswith(("student_", "teacher_")):
-            raise RecipeError(
-                f"{key}: `{name}` asks for `{tensor}`, which no training step has: an argument without a default is one of "
-                f"student_OUTPUT, teacher_OUTPUT (such as student_logits), {_listed(PLAIN_TENSORS)}; give any other a default"
-            )
-
-
-def _check_value(key: str, name: str, value: Any, default: Any) -> None:
-    if isinstance(default, bool):
-        expected, fits = "true or false", isinstance(value, bool)
-    elif isinstance(default, int):
-        expected, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
-        expected, fits = "a number", _is_number(value)
-    elif isinstance(default, str):
-        expected, fits = "a text", isinstance(value, str)
-    else:
-        return
-    if not fits:
-        raise RecipeError(f"{key}: must be {expected} (as the default, {default!r}), not {value!r}")
-    if name in _POSITIVE and value <= 0:
-        raise RecipeError(f"{key}: must be greater than 0, not {value!r}")
-
-
-def _weight(value: Any, key: str) -> float:
-    if not _is_number(value) or value < 0:
-        raise RecipeError(f"{key}: a weight is a number of at least 0, not {value!r}")
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _known_losses() -> str:
-    return f"{_listed(LOSSES)}, or your own as module:function"
-
-
-def _without_teacher() -> str:
-    return _listed(
-        name for name, path in LOSSES.items() if not any(tensor.startswith("teacher_") for tensor in signature_of(ImportPath(path)).tensors)
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _nearest(name: str, allowed: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(allowed), n=1)
-    return f"; did you mean `{found[0]}`?" if found else ""
+def wanted_of_all(terms: tuple[TermSpec, ...]) -> tuple[str, ...]:
+    """What the terms ask of the teacher together. The logits are called `logits` here, whatever the task calls them."""
+    return tuple(dict.fromkeys(what for term in terms for what in wanted_of(term)))

@@ -12,12 +12,15 @@ from kdedge.distill.loop import train
 from kdedge.distill.seeding import derived
 from kdedge.distill.spec import TeacherSpec
 from kdedge.errors import TrainingError
+from kdedge.models.class_names import class_map
 from kdedge.models.given import take
+from kdedge.ranks import everywhere
 
 RESUMABLE = True
 TOOLS = ("torch", "accelerate")
 
 
+@everywhere
 def obtain(teachers: tuple[TeacherSpec, ...], data: PreparedData, seed: int, *, folder: Path) -> TeacherFiles:
     """Stage: the teacher's members, each trained where the recipe says how, else loaded from its weights; all checked against the data.
 
@@ -25,22 +28,24 @@ def obtain(teachers: tuple[TeacherSpec, ...], data: PreparedData, seed: int, *, 
     differs within itself. Writes a folder a member.
 
     Raises:
-        ModelError: weights do not fit, or a model has no usable output.
-        TrainingError: a member's class count is not the data's (names both), or training failed.
+        ModelError: weights do not fit, a model has no usable output, or a member does not know all classes of the data (lists both).
+        TrainingError: a member's class count is not that of its classes (names both), or training failed.
     """
     if not teachers:
         raise TrainingError("a teacher needs at least one member")
     places = range(len(teachers))
+    maps = tuple(class_map(spec.model.classes, data.classes, f"teacher `{spec.model.name}`") for spec in teachers)
     members: dict[int, ModelFiles] = {}
     for place in sorted(places, key=lambda index: teachers[index].training is not None):
         own = folder / f"member{place}"
         own.mkdir(exist_ok=True)
-        members[place] = _member(teachers[place], data, derived(seed, "teacher", place), own)
+        members[place] = _member(teachers[place], maps[place], data, derived(seed, "teacher", place), own)
     total = sum(spec.weight for spec in teachers)
-    return TeacherFiles(tuple(members[place] for place in places), tuple(spec.weight / total for spec in teachers))
+    weights, temperatures = tuple(spec.weight / total for spec in teachers), tuple(spec.temperature for spec in teachers)
+    return TeacherFiles(tuple(members[place] for place in places), weights, temperatures, maps)
 
 
-def _member(spec: TeacherSpec, data: PreparedData, seed: int, folder: Path) -> ModelFiles:
+def _member(spec: TeacherSpec, map_: tuple[int, ...], data: PreparedData, seed: int, folder: Path) -> ModelFiles:
     if spec.training is not None:
         with accelerated(spec.training.section.precision) as accelerator:
             return train(accelerator, spec.model, spec.training, data, seed, folder=folder, what="teacher")
@@ -50,5 +55,5 @@ def _member(spec: TeacherSpec, data: PreparedData, seed: int, folder: Path) -> M
             shutil.rmtree(folder)
             folder.mkdir()
         files = take(spec.model, data, folder=folder)
-    Teacher(TeacherFiles((files,), (1.0,)), data.task.load().logits).check(data)
+    Teacher(TeacherFiles((files,), (1.0,), maps=(map_,)), data.task.load().logits).check(data)
     return files

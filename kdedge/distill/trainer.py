@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
+from kdedge import progress
+from kdedge.artifact import CachedView, ModelFiles, PreparedData, TeacherFiles
 from kdedge.distill.acceleration import accelerated
+from kdedge.distill.cache import Remembered
 from kdedge.distill.ensemble import Teacher
+from kdedge.distill.guide import Guide
 from kdedge.distill.loop import train
-from kdedge.distill.spec import TrainingSpec
+from kdedge.distill.spec import TrainingSpec, wanted_of_all
 from kdedge.models.spec import ModelSpec
+from kdedge.ranks import everywhere
 
 RESUMABLE = True
 TOOLS = ("torch", "accelerate")
 
 
+@everywhere
 def distill(
     student: ModelSpec,
     training: TrainingSpec,
@@ -22,17 +27,21 @@ def distill(
     data: PreparedData,
     seed: int,
     *,
+    cache: tuple[CachedView, ...] = (),
     folder: Path,
 ) -> ModelFiles:
     """Stage: train `student` on the training split, by the terms of `training`, some of which may compare it with `teacher`.
 
-    Writes `model.safetensors` and `metrics.jsonl`. What a killed attempt left in `folder` is taken up, and the student then has the
-    same bytes as from an unbroken run.
+    `cache`: what the teacher said about the views of the examples; it is then not asked again. Writes `model.safetensors` and
+    `metrics.jsonl`. What a killed attempt left in `folder` is taken up, and the student then has the same bytes as from an unbroken run.
 
     Raises:
         TrainingError: class counts differ, a loss is no number (the last good checkpoint stays in `folder`), or the student cannot be trained.
         ModelError: a model cannot be built, or has no usable output.
     """
-    guide = Teacher(teacher, data.task.load().logits) if teacher is not None else None
+    wanted = wanted_of_all(training.terms)
+    guide: Guide | None = None
+    if teacher is not None and wanted:
+        guide = Remembered(cache, teacher, wanted, data, training.shown(seed)) if cache else Teacher(teacher, data.task.load().logits, wanted)
     with accelerated(training.section.precision) as accelerator:
-        return train(accelerator, student, training, data, seed, folder=folder, what="distill", teacher=guide)
+        return train(accelerator, student, training, data, seed, folder=folder, what=f"distill {progress.label()}".rstrip(), guide=guide)

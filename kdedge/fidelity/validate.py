@@ -147,10 +147,8 @@ def compare(outputs: Mapping[str, Array], references: References, task: Task) ->
 
 
 def _without_figures(status: str, reason: str, result: Result | None) -> Fidelity:
-    version = result.runtime_version if result else ""
-    if status == "not-run":
-        return Fidelity("not-run", reason, runtime_version=version)
-    return Fidelity("failed", reason, runtime_version=version)
+    # A worker may be another's: what is neither ok nor not-run failed.
+    return Fidelity("not-run" if status == "not-run" else "failed", reason, runtime_version=result.runtime_version if result else "")
 
 
 def _kept_layers(work: Path, folder: Path) -> Path | None:

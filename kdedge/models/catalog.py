@@ -10,11 +10,13 @@ from typing import Any
 from kdedge.artifact import Encoder, ImageEncoder, ImportPath, PreparedData, TextEncoder
 from kdedge.errors import MissingExtra, ModelError
 from kdedge.models import IMAGE_MODELS, MODELS, TEXT_MODELS
-from kdedge.models.signature import check_arguments, listed, nearest, signature_of
+from kdedge.models.class_names import class_map
+from kdedge.models.ranges import check_ranges
+from kdedge.models.signature import Signature, check_arguments, listed, nearest, signature_of
 from kdedge.models.spec import LOGITS, ModelSpec, inputs_of
 from kdedge.models.tokens import vocabulary_size
 from kdedge.models.transformers_config import check_classes, read_folder
-from kdedge.recipe import MODEL_FORMS, ModelSection, NormalizeSection
+from kdedge.recipe import MODEL_FORMS, ModelSection, NormalizeSection, TeacherSection
 
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -60,7 +62,7 @@ def resolve(section: ModelSection, data: PreparedData, *, as_is: bool = False) -
     """The spec of a model for this data: how it is built, what it takes, what comes before it in the graph. `as_is`: nothing trains it.
 
     A factory gets the recipe's arguments, and of `classes`, and `in_channels` and `image_size` (images) or `vocabulary` and `max_length`
-    (texts), those that its signature names.
+    (texts), those that its signature names. A teacher that names its own classes gives as many outputs; the data's must be among them.
 
     Raises:
         ModelError: an unknown name or argument (with the nearest known one), a missing file, a model that does not fit the data, or weights
@@ -69,6 +71,9 @@ def resolve(section: ModelSection, data: PreparedData, *, as_is: bool = False) -
     """
     check(section)
     kind, name = _split(section)
+    own = section.classes if isinstance(section, TeacherSection) else None
+    if own is not None:
+        class_map(own, data.classes, f"teacher `{section.model}`")
     spec = ModelSpec(
         name=f"{kind}:{Path(name).name}" if kind in ("onnx", "transformers") else section.model,
         factory=None,
@@ -79,7 +84,7 @@ def resolve(section: ModelSection, data: PreparedData, *, as_is: bool = False) -
         encoder=data.encoder,
         inputs=(),
         outputs=(LOGITS,),
-        classes=data.classes,
+        classes=own if own is not None else data.classes,
     )
     match kind:
         case "onnx":
@@ -110,7 +115,18 @@ def _named(name: str) -> ImportPath:
 
 
 def _check_arguments(section: ModelSection, factory: ImportPath, offered: dict[str, Any]) -> None:
-    check_arguments(f"model `{section.model}`", factory, signature_of(factory), section.arguments, offered)
+    signature = signature_of(factory)
+    check_arguments(f"model `{section.model}`", factory, signature, section.arguments, offered)
+    _check_ranges(section, factory, signature)
+
+
+def _check_ranges(section: ModelSection, factory: ImportPath, signature: Signature) -> None:
+    """The factory refuses the same; but only when it is built, and a teacher may have been trained before."""
+    given = {parameter.name: parameter.default for parameter in signature.parameters.values() if not parameter.required}
+    try:
+        check_ranges(factory.value, {**given, **section.arguments})
+    except ValueError as error:
+        raise ModelError(f"model `{section.model}`: arguments.{error}") from error
 
 
 def _of_factory(section: ModelSection, spec: ModelSpec, factory: ImportPath, own: bool) -> ModelSpec:
@@ -142,7 +158,7 @@ def _of_folder(section: ModelSection, spec: ModelSpec, folder: Path) -> ModelSpe
     if not isinstance(spec.encoder, TextEncoder):
         raise ModelError(f"{label} takes texts, the data holds {_kind(spec.encoder)}")
     found = read_folder(folder)
-    check_classes(label, found.classes, spec.classes)
+    check_classes(label, found.classes, spec.classes, "the recipe" if isinstance(section, TeacherSection) and section.classes else "the data")
     return replace(
         spec, factory=_TRANSFORMERS, arguments={"config": found.config}, weights=found.weights, encoder=found.encoder(spec.encoder.max_length)
     )
@@ -168,9 +184,9 @@ def _offered(spec: ModelSpec) -> dict[str, Any]:
 def _check_class_count(section: ModelSection, spec: ModelSpec) -> None:
     given = section.arguments.get("classes", len(spec.classes))
     if given != len(spec.classes):
-        raise ModelError(
-            f"model `{section.model}`: arguments.classes is {given}, the data has {len(spec.classes)} classes; remove it, the data says it"
-        )
+        who = "`classes` names" if isinstance(section, TeacherSection) and section.classes is not None else "the data has"
+        says = "`classes` says it" if who != "the data has" else "the data says it"
+        raise ModelError(f"model `{section.model}`: arguments.classes is {given}, {who} {len(spec.classes)} classes; remove it, {says}")
 
 
 def _normalize(section: ModelSection, data: PreparedData, encoder: Encoder, as_is: bool) -> Numbers | None:

@@ -100,8 +100,8 @@ def files_of(spec: ModelSpec, weights: Path, module: nn.Module) -> ModelFiles:
     )
 
 
-def check_classes(model: Model, spec: ModelSpec) -> None:
-    """Run a model on two plain inputs: it must give logits for as many classes as the spec names.
+def check_classes(model: Model, spec: ModelSpec, who: str = "the data has") -> None:
+    """Run a model on two plain inputs: it must give logits for as many classes as the spec names. `who` says whose classes those are.
 
     Raises:
         ModelError: it cannot be run on its inputs, or its output has another form.
@@ -121,7 +121,7 @@ def check_classes(model: Model, spec: ModelSpec) -> None:
     if logits.ndim != 2:
         raise ModelError(f"model `{spec.name}` gives logits of shape {list(logits.shape)}; a distribution over classes is [examples, classes]")
     if logits.shape[1] != len(spec.classes):
-        raise TrainingError(f"model `{spec.name}` gives {logits.shape[1]} classes, the data has {len(spec.classes)} ({', '.join(spec.classes[:10])})")
+        raise TrainingError(f"model `{spec.name}` gives {logits.shape[1]} classes, {who} {len(spec.classes)} ({', '.join(spec.classes[:10])})")
 
 
 def count_parameters(module: nn.Module) -> int:

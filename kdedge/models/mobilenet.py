@@ -11,6 +11,8 @@ import math
 
 from torch import Tensor, nn
 
+from kdedge.models.ranges import check_ranges
+
 # expansion, channels, blocks, stride: the paper's table.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _STEM, _HEAD = 32, 1280
@@ -76,5 +78,10 @@ class MobileNetV2(nn.Module):
 def mobilenet_v2(
     *, classes: int, width: float = 1.0, depth: float = 1.0, in_channels: int = 3, image_size: int = 224, dropout: float = 0.0
 ) -> MobileNetV2:
-    """The paper's network at width 1.0 and 224 pixels: 3,504,872 parameters for 1,000 classes."""
+    """The paper's network at width 1.0 and 224 pixels: 3,504,872 parameters for 1,000 classes.
+
+    Raises:
+        ValueError: a number with which there is no network.
+    """
+    check_ranges("kdedge.models.mobilenet:mobilenet_v2", {"width": width, "depth": depth, "dropout": dropout})
     return MobileNetV2(classes, width, depth, in_channels, image_size, dropout)

@@ -27,8 +27,10 @@ def onnx_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ..
     return tuple(_spec(value) for value in graph.inputs if not value.is_initializer()), tuple(_spec(value) for value in graph.outputs)
 
 
-def adopt(spec: ModelSpec, encoder: Encoder, *, folder: Path) -> ModelFiles:
+def adopt(spec: ModelSpec, encoder: Encoder, who: str = "the data has", *, folder: Path) -> ModelFiles:
     """Copy an ONNX file to `folder/model.onnx` with its inputs named as the encoder names them and its output named `logits`.
+
+    `who` says whose the classes of the spec are.
 
     Mean and std, where the recipe gives them, become nodes before the input. The encoder follows the graph: its image size and channels, and
     whether it takes token types.
@@ -44,7 +46,7 @@ def adopt(spec: ModelSpec, encoder: Encoder, *, folder: Path) -> ModelFiles:
     specs = [_spec(value) for value in given]
     encoder = _image_encoder(encoder, specs, label) if isinstance(encoder, ImageEncoder) else _text_encoder(encoder, specs, label)
     order = _order([each.name for each in specs], inputs_of(encoder))
-    output = _output(model, len(spec.classes), label)
+    output = _output(model, len(spec.classes), label, who)
     _embed(model, spec.onnx)
     for name, place in order.items():
         _rename(model, given[place], name)
@@ -135,7 +137,7 @@ def _order(names: list[str], wanted: tuple[TensorSpec, ...]) -> dict[str, int]:
     return by_name if len(by_name) == len(wanted) else {each.name: place for place, each in enumerate(wanted)}
 
 
-def _output(model: Any, classes: int, label: str) -> Any:
+def _output(model: Any, classes: int, label: str, who: str) -> Any:
     outputs = list(model.graph.outputs)
     named = [value for value in outputs if value.name == LOGITS] or (outputs if len(outputs) == 1 else [])
     fitting = named or [value for value in outputs if value.shape is not None and len(value.shape) == 2 and value.shape[1] == classes]
@@ -146,7 +148,7 @@ def _output(model: Any, classes: int, label: str) -> Any:
     if spec.dtype != "float32" or (spec.shape and len(spec.shape) != 2):
         raise ModelError(f"{label} gives {_described([spec])}; logits are float32 [batch, classes]")
     if spec.shape and isinstance(spec.shape[1], int) and spec.shape[1] != classes:
-        raise TrainingError(f"{label} gives {spec.shape[1]} classes, the data has {classes}")
+        raise TrainingError(f"{label} gives {spec.shape[1]} classes, {who} {classes}")
     return fitting[0]
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdedge.models.ranges import check_ranges
+
 
 class BasicBlock(nn.Module):
     """conv-bn-relu-conv-bn, plus the shortcut, then relu."""
@@ -43,6 +45,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int, classes: int, width: int, in_channels: int) -> None:
         super().__init__()
+        # One range for all depths.
+        check_ranges("kdedge.models.resnet_cifar:resnet20", {"width": width})
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(blocks, width, width, 1)

@@ -20,11 +20,13 @@ _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument that can be given by name: whether it must be, and its annotation as text ("" where there is none)."""
+    """One argument that can be given by name: whether it must be, its annotation as text ("" where there is none), and its default where that
+    is a plain value."""
 
     name: str
     required: bool
     annotation: str = ""
+    default: Any = None
 
 
 @dataclass(frozen=True)
@@ -140,18 +142,26 @@ def _initialiser(node: ast.ClassDef) -> Signature | None:
 
 def _read(arguments: ast.arguments, bound: bool = False) -> Signature:
     positional = [*arguments.posonlyargs, *arguments.args]
-    with_default = {argument.arg for argument in positional[len(positional) - len(arguments.defaults) :]} if arguments.defaults else set()
-    with_default |= {argument.arg for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is not None}
+    last = positional[len(positional) - len(arguments.defaults) :] if arguments.defaults else []
+    defaults: dict[str, ast.expr] = {argument.arg: default for argument, default in zip(last, arguments.defaults, strict=True)}
+    defaults |= {argument.arg: default for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is not None}
     named = [*arguments.args, *arguments.kwonlyargs]
     if bound:
         named = [argument for argument in named if argument is not positional[0]]
     parameters = {
         argument.arg: Parameter(
-            argument.arg, argument.arg not in with_default, argument.annotation.id if isinstance(argument.annotation, ast.Name) else ""
+            argument.arg,
+            argument.arg not in defaults,
+            argument.annotation.id if isinstance(argument.annotation, ast.Name) else "",
+            _plain(defaults.get(argument.arg)),
         )
         for argument in named
     }
     return Signature(parameters, arguments.kwarg is not None)
+
+
+def _plain(default: ast.expr | None) -> Any:
+    return default.value if isinstance(default, ast.Constant) else None
 
 
 def _by_import(factory: ImportPath) -> Signature:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Channels double with each stage: one more than this and a small width still has thousands.
-_MOST_STAGES = 10
+from kdedge.models.ranges import check_ranges
 
 
 class ConvBlock(nn.Module):
@@ -68,6 +67,5 @@ def small_cnn(*, classes: int, width: int = 16, depth: int = 1, stages: int = 3,
     Raises:
         ValueError: a number with which there is no network.
     """
-    if width < 1 or depth < 0 or not 1 <= stages <= _MOST_STAGES:
-        raise ValueError(f"width is at least 1, depth at least 0, stages 1 to {_MOST_STAGES}; they are {width}, {depth} and {stages}")
+    check_ranges("kdedge.models.small_cnn:small_cnn", {"width": width, "depth": depth, "stages": stages})
     return SmallCnn(classes, width, depth, stages, in_channels)

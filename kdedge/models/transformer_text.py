@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdedge.models.ranges import check_ranges
+
 # Added to the scores of padding. exp(-1e4) is 0 in every float type, and -1e4 itself still fits into float16.
 _MASKED = 1e4
 
@@ -63,8 +65,6 @@ class TextTransformer(nn.Module):
 
     def __init__(self, classes: int, vocabulary: int, max_length: int, layers: int, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} cannot be split over {heads} heads: it must be a multiple of them")
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(max_length, width)
         self.dropout = nn.Dropout(dropout)
@@ -97,5 +97,11 @@ def transformer(
     expansion: int = 4,
     dropout: float = 0.1,
 ) -> TextTransformer:
-    """`expansion`: how many times wider the layer between the two linear ones is; `dropout` acts in training only."""
+    """`expansion`: how many times wider the layer between the two linear ones is; `dropout` acts in training only.
+
+    Raises:
+        ValueError: a number with which there is no network.
+    """
+    values = {"layers": layers, "width": width, "heads": heads, "expansion": expansion, "dropout": dropout}
+    check_ranges("kdedge.models.transformer_text:transformer", values)
     return TextTransformer(classes, vocabulary, max_length, layers, width, heads, expansion, dropout)

@@ -66,17 +66,21 @@ def read_folder(folder: Path) -> Folder:
     )
 
 
-def check_classes(label: str, own: Sequence[str], expected: Sequence[str]) -> None:
-    """A trained classifier and the data must agree on the number of classes, and on their order where both name them alike.
+def check_classes(label: str, own: Sequence[str], expected: Sequence[str], who: str = "the data") -> None:
+    """A trained classifier and `who` names its classes must agree on their number, and on their order where both name them alike.
 
     Raises:
         ModelError: they do not; names both.
     """
     if len(own) != len(expected):
-        raise ModelError(f"{label}: the model tells {len(own)} classes apart, the data has {len(expected)} ({', '.join(expected[:10])})")
+        raise ModelError(f"{label}: the model tells {len(own)} classes apart, {who} has {len(expected)} ({', '.join(expected[:10])})")
     mine, yours = [name.casefold() for name in own], [name.casefold() for name in expected]
     if mine != yours and sorted(mine) == sorted(yours):
-        raise ModelError(f"{label}: the model's classes are {', '.join(own)}, the data's are {', '.join(expected)}: the same in another order")
+        theirs = dict(zip(yours, expected, strict=True))
+        raise ModelError(
+            f"{label}: the model's classes are {', '.join(own)}, {who}'s are {', '.join(expected)}: the same in another order "
+            f"(of a teacher, `classes: [{', '.join(theirs[name] for name in mine)}]` says so)"
+        )
 
 
 def _json(path: Path, folder: Path) -> dict[str, Any]:

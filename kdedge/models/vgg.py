@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kdedge.models.ranges import check_ranges
+
 # Convolutions a stage; the depth in a name counts them and the linear layers of the original. vgg8 has one a stage.
 _STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -20,6 +22,7 @@ class Vgg(nn.Module):
 
     def __init__(self, depth: int, classes: int, width: int, in_channels: int) -> None:
         super().__init__()
+        check_ranges(f"kdedge.models.vgg:vgg{depth}", {"width": width})
         layers: list[nn.Module] = []
         inside = in_channels
         for stage, convolutions in enumerate(_STAGES[depth]):

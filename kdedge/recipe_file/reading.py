@@ -27,6 +27,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, is not YAML, or is no recipe: one line for each key that is wrong.
     """
+    return read_recipe(path, overrides)[0]
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Tree]:
+    """The same, with the tree that knows where each key was written, for what is found wrong later (`Tree.placing`)."""
     tree = parse(_text(path), str(path))
     if tree.value is None:
         raise RecipeError(f"{path}: is empty; `kdedge init NAME` writes a recipe to start from")
@@ -44,7 +49,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     problems = [f"{tree.place(key)}: {dotted(key)}: {what}" for key, what in _misfits(recipe)]
     if problems:
         raise RecipeError("\n".join(problems))
-    return recipe
+    return recipe, tree
 
 
 def recipe_schema() -> dict[str, Any]:

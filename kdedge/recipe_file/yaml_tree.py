@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +41,27 @@ class Tree:
             key = key[:-1]
         return self.places.get(key, self.source)
 
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """What is found wrong only after the recipe was read (a loss, a figure of the gate) names its key first; say where that stands.
+
+        Raises:
+            RecipeError: the one that was raised inside the block, with the place before it where it begins with a key of this tree.
+        """
+        try:
+            yield
+        except RecipeError as error:
+            key = _key_before(str(error))
+            if not (key and isinstance(self.value, dict) and key[0] in self.value):
+                raise
+            raise RecipeError(f"{self.place(key)}: {error}") from error
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own name and type; replaced to leave YAML 1.1's behind
 
 
+_FORMS: dict[str, re.Pattern[str]] = {}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -52,7 +69,8 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+    _FORMS[f"tag:yaml.org,2002:{_tag}"] = re.compile(rf"(?:{_pattern})\Z")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _FORMS[f"tag:yaml.org,2002:{_tag}"], list(_first))
 
 
 def parse(text: str, source: str) -> Tree:
@@ -128,7 +146,9 @@ class _Reader:
             if not isinstance(name_node, yaml.ScalarNode) or name_node.tag != "tag:yaml.org,2002:str":
                 self.wrong(name_node, "a key must be a text: put it in quotes")
                 continue
-            name = name_node.value
+            name = self.scalar(name_node)
+            if name is None:
+                continue  # no text that a file could hold; that was told
             if name in lines:
                 self.wrong(name_node, f"{dotted((*key, name))}: the key is there already, in line {lines[name]}")
                 continue
@@ -146,7 +166,9 @@ class _Reader:
                 yield from value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
 
     def value_of_merged(self, node: yaml.Node, key: Key) -> dict[str, Any]:
+        before = dict(self.places)
         value = self.value(node, key)
+        self.places.update(before)  # what the section says itself wins, and so does the line where it says it
         if isinstance(value, dict):
             return value
         self.wrong(node, f"{dotted(key) or 'the recipe'}: << takes a section or a list of sections")
@@ -154,6 +176,8 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text = str(node.value)
+        if node.tag in _FORMS and not _FORMS[node.tag].match(text):  # the tag was written, such as `!!int many`
+            return self.wrong(node, f"`{text}` is not what its tag !!{node.tag.rpartition(':')[2]} says")
         match node.tag.rpartition(":")[2]:
             case "str":
                 # YAML's \u can write one half of a surrogate pair, which no file and no JSON can hold.
@@ -167,7 +191,7 @@ class _Reader:
                     return self.wrong(node, f"`{text[:20]}...` is a number of {len(text)} digits, at most {MOST_DIGITS} are allowed")
                 return int(text, 0 if text[:2] in ("0x", "0o") else 10)
             case "float":
-                number = float(text.replace(".inf", "inf").replace(".nan", "nan")) if text.lower()[-3:] not in ("inf", "nan") else math.nan
+                number = math.nan if text.lower().endswith((".inf", ".nan")) else float(text)
                 return number if math.isfinite(number) else self.wrong(node, f"`{text}` is not a finite number")
         return self.wrong(node, f"the tag {node.tag} has no place in a recipe")
 
@@ -184,6 +208,13 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _key_before(sentence: str) -> Key:
+    """The key that a sentence begins with, such as `distill.losses[1].kd: ...`; () where it begins with none."""
+    written = re.match(r"\w+(?:(?:\.\w+|\[\d+\])+(?=[: ])|(?=: ))", sentence)
+    parts = re.findall(r"\w+|\[\d+\]", written.group()) if written else []
+    return tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts)
 
 
 def dotted(key: Key) -> str:

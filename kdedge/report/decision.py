@@ -20,10 +20,14 @@ _HEADLINES = {
 
 def headline(result: RunResult) -> str:
     """One sentence: what the verdict means."""
-    ran = any(cell.status == "ok" for cell in result.cells)
-    if result.verdict is not None and result.verdict.verdict == "inconclusive" and not ran:
+    verdict = result.verdict
+    if verdict is None:
+        return _HEADLINES[""]
+    if verdict.verdict != "fail" and not any(cell.status == "ok" for cell in result.cells):
         return "Nothing ran on any device, so nothing is proven."
-    return _HEADLINES[result.verdict.verdict if result.verdict else ""]
+    if verdict.verdict == "pass" and not any(one.rules for one in verdict.cells):
+        return "Every target that ran has an artifact that ran without a failure; the gate has no rules, so nothing more was asked."
+    return _HEADLINES[verdict.verdict]
 
 
 def tiles(result: RunResult) -> tuple[Tile, ...]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from kdedge.artifact import ImportPath
 from kdedge.errors import MissingExtra
-from kdedge.report import decision, measured, origin
+from kdedge.report import comparison, decision, measured, origin
 from kdedge.report.layout import Page
 from kdedge.report.result import RunResult
+from kdedge.report.teacher_cost import teacher_cost
+from kdedge.report.teachers import teachers
 
 TOOLS = ("jinja2", "matplotlib")
 
@@ -51,6 +53,9 @@ def page_of(result: RunResult, task: ImportPath) -> Page:
         measured.results(result),
         measured.trade(result),
         measured.attribution(result, task),
+        teachers(result),
+        comparison.comparison(result),
+        teacher_cost(result),
         decision.gate(result),
         measured.fidelity(result),
         measured.speed(result),

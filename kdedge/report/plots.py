@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdedge.artifact import Cell
@@ -14,11 +14,11 @@ from kdedge.estimate import FRACTION, Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#2f6fc4", "#d0632c", "#3a9a68", "#8d5fc0", "#b08a2e", "#5b7083", "#c0507f")
+COLOURS = ("#2f6fc4", "#d0632c", "#3a9a68", "#8d5fc0", "#b08a2e", "#5b7083", "#c0507f")
 _MARKERS = {"fp32": "o", "fp16": "s", "int8": "D", "int8-dynamic": "^", "int8-weights": "v", "mixed": "P"}
 # Drawn in colours that stand for the page's own (its style sheet knows light and dark), and replaced by their names afterwards.
-_INK, _LINE = "#010203", "#040506"
-_NAMED = {_INK: "var(--ink)", _LINE: "var(--line)"}
+INK, LINE = "#010203", "#040506"
+_NAMED = {INK: "var(--ink)", LINE: "var(--line)"}
 # Latencies that differ by more than this share an axis only by their logarithms.
 _DECADE = 8.0
 WIDE, NARROW = (10.4, 4.2), (4.6, 4.6)  # inches of 72 points
@@ -35,6 +35,15 @@ def pareto(cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, *
     shown = timed(cells)
     if not shown:
         return ""
+    return inline(lambda figure: _draw(figure, shown, scores, metric, narrow), "narrow" if narrow else "wide", NARROW if narrow else WIDE)
+
+
+def inline(draw: Callable[[Figure], None], name: str, size: tuple[float, float]) -> str:
+    """What `draw` puts on an empty figure of `size`, as the page holds it. `name` begins all ids: no two plots of a page share one.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         import matplotlib as mpl
     except ModuleNotFoundError as error:
@@ -42,8 +51,24 @@ def pareto(cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, *
     with mpl.rc_context():
         mpl.rcdefaults()  # no person's own style
         mpl.rcParams.update(_SETTINGS)
-        mpl.rcParams["svg.hashsalt"] = f"kdedge {'narrow' if narrow else 'wide'}"
-        return _svg(_drawn(shown, scores, metric, narrow), "narrow" if narrow else "wide")
+        mpl.rcParams["svg.hashsalt"] = f"kdedge {name}"
+        # A Figure of its own, not pyplot: no global state and no display.
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        figure.patch.set_alpha(0)
+        draw(figure)
+        return _svg(figure, name)
+
+
+def plain_axes(figure: Figure) -> Any:
+    """Axes in the report's style: nothing behind them, two edges, faint lines."""
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    return axes
 
 
 # Text as text and fixed ids: small, searchable, the same bytes for the same figures. A `$` in a name is no formula.
@@ -51,7 +76,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "text.parse_math": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK),
 }
 
 
@@ -60,32 +85,22 @@ def timed(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if not cell.proxy and "latency_median" in cell.latency.figures and "metric" in cell.fidelity.figures]
 
 
-def _drawn(cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, narrow: bool) -> Figure:
-    # A Figure of its own, not pyplot: no global state and no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=NARROW if narrow else WIDE, layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=_LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
+def _draw(figure: Figure, cells: Sequence[Cell], scores: Mapping[str, Estimate], metric: str, narrow: bool) -> None:
+    axes = plain_axes(figure)
     percent = all(cell.fidelity.figures["metric"].unit == FRACTION for cell in cells)
     scale = 100.0 if percent else 1.0
     for name, style in (("teacher", (0, (6, 3))), ("student", (0, (1.5, 2)))):
         if name in scores:
-            axes.axhline(scores[name].value * scale, color=_INK, alpha=0.6, linewidth=1, linestyle=style, label=f"{name} (float, torch)")
+            axes.axhline(scores[name].value * scale, color=INK, alpha=0.6, linewidth=1, linestyle=style, label=f"{name} (float, torch)")
     lines = list(dict.fromkeys((cell.artifact.target, cell.device) for cell in cells))
     several = len({cell.device for cell in cells}) > 1
     for cell in cells:
-        _point(axes, cell, scale, _COLOURS[lines.index((cell.artifact.target, cell.device)) % len(_COLOURS)], several)
+        _point(axes, cell, scale, COLOURS[lines.index((cell.artifact.target, cell.device)) % len(COLOURS)], several)
     front = _frontier(cells)
     if len(front) > 1:
-        axes.step([x for x, _ in front], [y * scale for _, y in front], where="post", color=_INK, alpha=0.25, linewidth=1, zorder=1)
+        axes.step([x for x, _ in front], [y * scale for _, y in front], where="post", color=INK, alpha=0.25, linewidth=1, zorder=1)
     _axes(axes, cells, metric, percent)
     figure.legend(loc="outside lower left" if narrow else "outside right upper", fontsize=10, frameon=False, ncols=1)
-    return figure
 
 
 def _point(axes: Any, cell: Cell, scale: float, colour: str, several: bool) -> None:

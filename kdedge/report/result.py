@@ -5,16 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
+from kdedge.artifact import (
+    ArmScores,
+    Artifact,
+    Cell,
+    Comparison,
+    DeviceIdentity,
+    ModelFiles,
+    References,
+    TeacherFiles,
+    TrainedLesson,
+    TrainingCost,
+)
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
 from kdedge.report.figures import why
+from kdedge.report.kept import kept_json
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class RunResult:
     student: ModelFiles
     teacher: TeacherFiles | None
     references: References
+    training: tuple[TrainedLesson, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     cells: tuple[Cell, ...] = ()
     devices: tuple[DeviceIdentity, ...] = ()
@@ -36,6 +50,8 @@ class RunResult:
     bundles: tuple[Bundle, ...] = ()
     report: Path | None = None
     record: Path | None = None
+    comparison: Comparison | None = None
+    costs: tuple[TrainingCost, ...] = ()
 
     def having(self, **changes: Any) -> RunResult:
         """A copy with more of it known."""
@@ -54,18 +70,34 @@ class RunResult:
             "recipe": self.recipe,
             "verdict": self.verdict.verdict if self.verdict else None,
             "exit_code": self.exit_code,
-            "teacher": {"metric": figure(scores.get("teacher"))} if self.teacher else None,
+            "teacher": {"metric": figure(scores.get("teacher")), **_members_json(self)} if self.teacher else None,
             "student": student,
+            **({"teacher_cache": kept} if (kept := kept_json(self.training)) else {}),
+            **({"comparison": comparison_json(self.comparison, self.costs)} if self.comparison else {}),
             "artifacts": [cell_json(cell) for cell in self.cells] or [artifact_json(artifact) for artifact in self.artifacts],
             "report": str(self.report) if self.report else None,
             "bundles": [str(bundle.path) for bundle in self.bundles],
         }
 
 
+def _members_json(result: RunResult) -> dict[str, Any]:
+    """What is known of several teachers apart, and whether they beat the best of them (`better`: null where that is open); nothing for one."""
+    ensemble, teacher = result.references.ensemble, result.teacher
+    if ensemble is None or teacher is None:
+        return {}
+    members = [
+        {"name": member.name, "weight": weight, "temperature": temperature, "metric": figure(estimate)}
+        for member, weight, (temperature, _), estimate in zip(teacher.members, teacher.weights, teacher.readings, ensemble.members, strict=True)
+    ]
+    tested = {"gained": ensemble.gained, "lost": ensemble.lost, "p_value": ensemble.p_value, "better": ensemble.better}
+    return {"members": members, "best_member": ensemble.best, "difference_to_best": {**ensemble.difference.as_json(), **tested}}
+
+
 def publish(result: RunResult, folder: Path) -> RunResult:
     """Put bundles, report and JSON result into `folder`, each whole or not at all; returns the result with their paths there.
 
-    A bundle that an earlier run put there and this one does not ship is taken away: what lies there may be shipped.
+    A bundle that an earlier run put there and this one does not ship is taken away: what lies there may be shipped. So is a report of an
+    earlier run where this one has none: it speaks of other bundles.
     The caller sees to it that nobody else does so at the same time. What a killed attempt left is written over.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +107,8 @@ def publish(result: RunResult, folder: Path) -> RunResult:
     if result.report is not None:
         _replace(page, result.report.read_text(encoding="utf-8"))
         result = result.having(report=page)
+    else:
+        page.unlink(missing_ok=True)
     result = result.having(record=record)
     _replace(record, json.dumps(result.as_json(), indent=1) + "\n")
     return result
@@ -123,6 +157,36 @@ def _replace(path: Path, text: str) -> None:
 def figure(estimate: Estimate | None) -> dict[str, str | float | int | None] | None:
     """One figure with its interval: name, value, low, high, n, unit; null where it was not measured."""
     return estimate.as_json() if estimate else None
+
+
+def comparison_json(comparison: Comparison, costs: Sequence[TrainingCost]) -> dict[str, Any]:
+    """Students with and without a teacher. `last` counts; `best` was chosen on the test data. `seconds` is null where training was interrupted."""
+    spent = {cost.name: cost for cost in costs}
+    return {
+        "metric": comparison.metric,
+        "examples": comparison.examples,
+        "arms": [_arm_json(arm, spent.get(arm.name)) for arm in comparison.arms],
+        "gain": figure(comparison.gain),
+        "differences": list(comparison.differences),
+        "decided": comparison.decided,
+        "reason": comparison.reason,
+    }
+
+
+def _arm_json(arm: ArmScores, cost: TrainingCost | None) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "last": figure(arm.last),
+        "best": figure(arm.best),
+        "sd": arm.deviation,
+        "range": list(arm.range),
+        "seeds": [
+            {"seed": each.seed, "last": each.last, "best": each.best, "best_epoch": each.best_epoch, "epochs": list(each.epochs)}
+            for each in arm.seeds
+        ],
+        "seconds": list(cost.seconds) if cost else [None] * len(arm.seeds),
+        "teacher_seconds": cost.teacher_seconds if cost else None,
+    }
 
 
 def cell_json(cell: Cell) -> dict[str, Any]:

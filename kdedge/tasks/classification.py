@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge import progress
+from kdedge.data import UNLABELLED
 from kdedge.data.draws import Stream, sample
 from kdedge.data.reading import ReadSplit, read_split
 from kdedge.errors import DataError, ModelError
@@ -69,6 +70,21 @@ def read_both(data: DataSection, folder: Path, *, readers: Sequence[str], kind: 
     if unseen.size:
         progress.message(f"data.train has no example of {unseen.size} of {len(train.classes)} classes (first: `{train.classes[unseen[0]]}`)")
     return train, test
+
+
+def read_unlabelled(data: DataSection, folder: Path, train: ReadSplit, *, readers: Sequence[str], task: str) -> dict[str, ReadSplit]:
+    """The unlabelled examples under the name of their split, if the recipe names some.
+
+    Raises:
+        RecipeError, DataError: as `read_both`.
+    """
+    if data.unlabelled is None:
+        return {}
+    key, limit = f"data.{UNLABELLED}", data.limit_unlabelled
+    split = read_split(key, data.unlabelled, UNLABELLED, folder, limit=limit, classes=train.classes, readers=readers, task=task)
+    if split.kind != train.kind:
+        raise DataError(f"{key} gives {split.kind} data; {task} takes {train.kind} data")
+    return {UNLABELLED: split}
 
 
 def check_labels(key: str, split: ReadSplit, classes: tuple[str, ...]) -> None:

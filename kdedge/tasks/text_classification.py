@@ -14,7 +14,7 @@ from kdedge.data.encode import lengths
 from kdedge.data.tokenizer import take, train, vocabulary_size
 from kdedge.errors import RecipeError
 from kdedge.recipe import DataSection
-from kdedge.tasks.classification import Classification, calibration_sample, read_both
+from kdedge.tasks.classification import Classification, calibration_sample, read_both, read_unlabelled
 
 _READERS = ("tsv", "python")
 
@@ -25,7 +25,7 @@ class TextClassification(Classification):
     name = "text-classification"
 
     def prepare(self, data: DataSection, seed: int, folder: Path) -> PreparedData:
-        """Read both splits; `limit_train` and `limit_test` take the first N in the reader's order. The tokenizer is copied, or trained on the
+        """Read the splits; `limit_train` and `limit_test` take the first N in the reader's order. The tokenizer is copied, or trained on the
         training texts that are left.
 
         `statistics`: `lengths` are the smallest, median and largest number of tokens of a training text (cut at `max_length`), `vocabulary` is the
@@ -39,6 +39,7 @@ class TextClassification(Classification):
         if data.size is not None:
             raise RecipeError(f"data.size is for images; remove it, {self.name} does not use it")
         train_split, test_split = read_both(data, folder, readers=_READERS, kind="text", task=self.name)
+        unlabelled = read_unlabelled(data, folder, train_split, readers=_READERS, task=self.name)
         examples = open_examples(train_split.source)
         texts = examples.raw(np.arange(len(examples), dtype=np.int64))
         file = folder / "tokenizer.json"
@@ -48,7 +49,7 @@ class TextClassification(Classification):
         counts = lengths(encoder, texts)
         return PreparedData(
             task=ImportPath("kdedge.tasks.text_classification:TASK"),
-            splits={"train": train_split.source, "test": test_split.source},
+            splits={"train": train_split.source, "test": test_split.source} | {name: split.source for name, split in unlabelled.items()},
             classes=train_split.classes,
             calibration=calibration_sample(train_split.source.size, data.calibration, seed),
             encoder=encoder,

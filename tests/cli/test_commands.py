@@ -31,6 +31,7 @@ def test_the_module_is_the_program(tmp_path: Path) -> None:
         "profile",
         "bundle",
         "report",
+        "doctor",
         "inspect",
         "verify",
         "gate",
@@ -174,7 +175,9 @@ def test_a_check_finds_code_beside_the_recipe_as_a_run_does(kdedge: Program, tmp
         ("student.model=kdedge:resnet21-cifar", "resnet21-cifar"),
         ("distill.losses=[{kd: 1.0, temperatur: 4}]", "temperatur"),
         ("gate.acuracy=>= 0.9", "did you mean `accuracy`?"),
+        ("gate.acuracy=>= 0.9", "--set gate.acuracy=>= 0.9: gate.acuracy: there is no such figure"),
         ("export.0.target=tensort", "did you mean `tensorrt`?"),
+        ("devices=[locl]", "devices[0]: there is no device `locl`; did you mean `local`?"),
     ],
 )
 def test_a_check_names_what_is_wrong_before_anything_runs(kdedge: Program, override: str, said: str) -> None:

@@ -10,6 +10,7 @@ from distill_world import ENCODER
 from kdedge.artifact import ImageEncoder, PreparedData
 from kdedge.data import open_examples
 from kdedge.distill.batches import Batch, Batches, Plan, ahead
+from kdedge.distill.spec import Shown
 from kdedge.errors import TrainingError
 
 
@@ -41,7 +42,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(data: PreparedData) -> None:
 
 
 def test_a_batch_is_the_same_wherever_the_run_starts(data: PreparedData) -> None:
-    batches = _batches(data, Plan(16, seed=1, augment=("crop1", "flip")))
+    batches = _batches(data, Plan(16, seed=1, shown=Shown(("crop1", "flip"), 1)))
     whole = list(batches.from_step(0, 12))
     for start in (1, 4, 7):
         assert all(_same(a, b) for a, b in zip(batches.from_step(start, 12), whole[start:], strict=True))
@@ -54,10 +55,10 @@ def _by_sample(batches: Batches, epoch: int) -> np.ndarray:
 
 
 def test_views_repeat_after_their_number_and_are_new_each_epoch_without_one(data: PreparedData) -> None:
-    two = _batches(data, Plan(16, seed=1, augment=("crop1",), views=2))
+    two = _batches(data, Plan(16, seed=1, shown=Shown(("crop1",), 1), views=2))
     assert np.array_equal(_by_sample(two, 0), _by_sample(two, 2))
     assert not np.array_equal(_by_sample(two, 0), _by_sample(two, 1))
-    new = _batches(data, Plan(16, seed=1, augment=("crop1",)))
+    new = _batches(data, Plan(16, seed=1, shown=Shown(("crop1",), 1)))
     assert not np.array_equal(_by_sample(new, 0), _by_sample(new, 2))
 
 
@@ -70,8 +71,8 @@ def test_a_batch_is_encoded_once_for_each_distinct_encoder(data: PreparedData) -
 
 
 def test_processes_share_each_batch_and_their_weights_make_up_its_mean(data: PreparedData) -> None:
-    whole = list(_batches(data, Plan(16, seed=1, augment=("crop1",))).from_step(0, 4))
-    ranks = [list(_batches(data, Plan(16, seed=1, augment=("crop1",)), rank=rank, processes=3).from_step(0, 4)) for rank in range(3)]
+    whole = list(_batches(data, Plan(16, seed=1, shown=Shown(("crop1",), 1))).from_step(0, 4))
+    ranks = [list(_batches(data, Plan(16, seed=1, shown=Shown(("crop1",), 1)), rank=rank, processes=3).from_step(0, 4)) for rank in range(3)]
     for step, batch in enumerate(whole):
         assert np.array_equal(np.concatenate([rank[step].samples for rank in ranks]), batch.samples)
         assert np.array_equal(np.concatenate([rank[step].inputs[0]["image"] for rank in ranks]), batch.inputs[0]["image"])

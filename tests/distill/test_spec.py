@@ -9,7 +9,8 @@ import pytest
 
 from kdedge.artifact import ImportPath
 from kdedge.distill.losses import LOSSES
-from kdedge.distill.spec import TermSpec, terms_of, training_spec
+from kdedge.distill.spec import TermSpec
+from kdedge.distill.terms import terms_of, training_spec
 from kdedge.errors import RecipeError
 from kdedge.recipe import DistillSection, TrainSection
 
@@ -20,8 +21,8 @@ def _terms(*losses: dict[str, Any], teacher: bool = True) -> tuple[TermSpec, ...
 
 def test_the_default_losses_of_distill_are_labels_and_standardized_kd() -> None:
     ce, kd = terms_of(DistillSection(), True)
-    assert (ce.name, ce.weight, ce.parameters, ce.tensors) == ("ce", 0.1, {}, ("label_losses",))
-    assert (kd.name, kd.weight, kd.parameters) == ("kd", 9.0, {"temperature": 2.0, "standardize": True})
+    assert (ce.name, ce.weight.points, ce.parameters, ce.tensors) == ("ce", ((0.0, 0.1),), {}, ("label_losses",))
+    assert (kd.name, kd.weight.points, kd.parameters) == ("kd", ((0.0, 9.0),), {"temperature": 2.0, "standardize": True})
     assert kd.function == ImportPath("kdedge.distill.losses.kd:kd_loss")
     assert kd.tensors == ("student_logits", "teacher_logits")
     assert kd.needs_teacher
@@ -40,7 +41,7 @@ def test_a_training_spec_keeps_section_terms_and_augmentation() -> None:
         ([{"kdd": 1.0}], f"distill.losses[0].kdd: unknown loss; did you mean `kd`? (allowed: {', '.join(LOSSES)}, or your own as module:function)"),
         (
             [{"ce": 0.1}, {"kd": 9.0, "temperatur": 2}],
-            "distill.losses[1].temperatur: unknown key; did you mean `temperature`? (allowed: kd, temperature, standardize)",
+            "distill.losses[1].temperatur: unknown key; did you mean `temperature`? (allowed: kd, temperature, standardize, start, stop)",
         ),
         ([{"kd": 1.0, "temperature": "hot"}], "distill.losses[0].temperature: must be a number (as the default, 4.0), not 'hot'"),
         ([{"kd": 1.0, "temperature": True}], "distill.losses[0].temperature: must be a number"),
@@ -64,7 +65,9 @@ def test_a_wrong_loss_is_refused_with_its_key_and_what_is_allowed(losses: list[d
 
 
 def test_a_term_that_compares_with_a_teacher_is_refused_where_there_is_none() -> None:
-    with pytest.raises(RecipeError, match=r"distill\.losses\[1\]: `kd` compares with a teacher, and there is none here \(without one: ce\)"):
+    with pytest.raises(
+        RecipeError, match=r"distill\.losses\[1\]: `kd` compares with a teacher, and there is none here \(without one: ce, mutual, byot\)"
+    ):
         _terms({"ce": 1.0}, {"kd": 1.0}, teacher=False)
 
 
@@ -88,8 +91,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_users_loss_is_checked_without_importing_it(module: str) -> None:
     (term,) = _terms({f"{module}:margin": 2, "size": 1}, teacher=False)
-    assert (term.name, term.weight, term.tensors, term.parameters) == (f"{module}:margin", 2.0, ("student_logits", "labels"), {"size": 1})
-    with pytest.raises(RecipeError, match=rf"\.sise: unknown key; did you mean `size`\? \(allowed: {module}:margin, size, limit\)"):
+    assert (term.name, term.weight.points, term.tensors, term.parameters) == (
+        f"{module}:margin",
+        ((0.0, 2.0),),
+        ("student_logits", "labels"),
+        {"size": 1},
+    )
+    with pytest.raises(RecipeError, match=rf"\.sise: unknown key; did you mean `size`\? \(allowed: {module}:margin, size, limit, start, stop\)"):
         _terms({f"{module}:margin": 2, "sise": 1})
 
 
@@ -104,7 +112,7 @@ def test_a_users_loss_that_no_step_can_feed_is_refused(module: str) -> None:
 
 def test_reading_a_recipes_losses_imports_no_torch() -> None:
     code = (
-        "import sys; from kdedge.distill.spec import training_spec; from kdedge.recipe import DistillSection;"
+        "import sys; from kdedge.distill.terms import training_spec; from kdedge.recipe import DistillSection;"
         "training_spec(DistillSection(), has_teacher=True, augment=()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

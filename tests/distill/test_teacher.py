@@ -59,7 +59,7 @@ def test_the_teacher_has_the_same_bits_and_is_in_eval_after_a_student_learned_fr
     before = {name: value.clone() for name, value in module.state_dict().items()}
     answer = teacher.outputs(images())["logits"]
     with accelerated("fp32") as accelerator:
-        train(accelerator, spec(), training(*KD, teacher=True), data, 5, folder=made(tmp_path / "student"), what="distill", teacher=teacher)
+        train(accelerator, spec(), training(*KD, teacher=True), data, 5, folder=made(tmp_path / "student"), what="distill", guide=teacher)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert before["norm.num_batches_tracked"] == 0
     assert not any(each.training for each in module.modules())
@@ -75,7 +75,7 @@ def test_the_teacher_is_absent_from_optimizer_checkpoint_and_student(data: Prepa
         distill(spec(), training(*KD, teacher=True, checkpoint_seconds=0.0), files, data, 5, folder=folder)
     state = torch.load(io.BytesIO((folder / "checkpoint.bin").read_bytes()[32:]), weights_only=True)
     own = build(spec())
-    assert set(state) == {"run", "step", "model", "optimizer", "average", "log"}
+    assert set(state) == {"run", "step", "model", "learned", "optimizer", "average", "log"}
     assert {name: value.shape for name, value in state["model"].items()} == {name: value.shape for name, value in own.state_dict().items()}
     assert len(state["optimizer"]["state"]) == len(list(own.parameters()))
     student = distill(spec(), training(*KD, teacher=True, checkpoint_seconds=0.0), files, data, 5, folder=folder)

@@ -103,11 +103,11 @@ WRONG: dict[str, Case] = {
     "no condition": (put("gate", {"accuracy": "0.9"}), ("gate.accuracy", "0.9", "a comparison")),
     "unit of another figure": (put("gate", {"accuracy": ">= 5 ms"}), ("gate.accuracy", "ms")),
     "required target that is none": (put("gate", {"require": ["tpu"]}), ("gate.require", "tpu")),
-    "unknown loss": (put("distill.losses", [{"kdd": 1}]), ("distill.losses[0].kdd", "did you mean `kd`?")),
+    "unknown loss": (put("distill.losses", [{"kdd": 1}]), ("recipe.yaml:1: distill.losses[0].kdd", "did you mean `kd`?")),
     "unknown parameter": (put("distill.losses", [{"kd": 1, "temperatur": 2}]), ("distill.losses[0].temperatur", "did you mean `temperature`?")),
     "temperature 0": (put("distill.losses", [{"kd": 1, "temperature": 0}]), ("distill.losses[0].temperature", "greater than 0")),
     "loss that needs a teacher": (put("teacher", None), ("distill.losses[1]", "kd", "teacher")),
-    "unknown augmentation": (put("data.augment", ["rotate"]), ("data.augment[0]", "rotate", "flip")),
+    "unknown augmentation": (put("data.augment", ["rotate"]), ("recipe.yaml:1: data.augment[0]", "rotate", "flip")),
     "unknown reader": (put("data.train", "hdf5:data.h5"), ("data.train", "hdf5", "npz")),
     "no reader": (put("data.train", "data.npz"), ("data.train", "READER:ARGUMENT")),
     "reader of another task": (put("data.test", "tsv:data.npz"), ("data.test", "tsv", "image-classification")),
@@ -120,7 +120,7 @@ WRONG: dict[str, Case] = {
     "unknown model": (put("student.model", "kdedge:cn"), ("kdedge:cn", "did you mean `cnn`?")),
     "unknown argument": (put("student.arguments.widht", 3), ("arguments.widht", "did you mean `width`?")),
     "argument without sense": (put("student.arguments.width", 0), ("kdedge:cnn", "width is at least 1")),
-    "more stages than any image": (put("student.arguments.stages", 40), ("kdedge:cnn", "stages 1 to")),
+    "more stages than any image": (put("student.arguments.stages", 40), ("kdedge:cnn", "stages is 1 to 10")),
     "argument larger than memory": (put("student.arguments.width", 10**12), ("kdedge:cnn", "'width': 1000000000000")),
     "model of another task": (put("student", {"model": "kdedge:transformer-text"}), ("kdedge:transformer-text", "images", "kdedge:cnn")),
     "library that is not installed": (put("student", {"model": "torchvision:resnet18"}), ("torchvision", "pip install 'kdedge[vision]'")),
@@ -383,23 +383,59 @@ def test_grey_images_few_images_and_large_batches_are_no_mistake(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_session_option_that_the_runtime_does_not_know_fails_its_cell_alone(tmp_path: Path) -> None:
+def test_a_session_option_that_the_runtime_refuses_fails_its_cell_alone(tmp_path: Path) -> None:
     targets = [
-        {"target": "openvino", "precision": ["fp32"], "options": {"inference_precision": "f8"}},
-        {"target": "onnxruntime-x86", "precision": ["fp32"], "options": {"thread": 2}},
+        {"target": "openvino", "precision": ["fp32"], "options": {"device": "CPU.7"}},
+        {"target": "onnxruntime-x86", "precision": ["fp32"], "options": {"providers": ["NoSuchExecutionProvider"]}},
         {"target": "torch", "precision": ["fp32"]},
     ]
     recipe = write(tmp_path, export=targets)
     ended = run(recipe, "--json", command="profile")
     found = cells(ended)
     assert found["torch fp32"] == ("ok", "")
-    assert found["openvino fp32"] == ("failed", "openvino: session option `inference_precision` is 'f8'; allowed: f32, f16, bf16")
-    assert found["onnxruntime-x86 fp32"][0] == "failed"
-    assert "unknown session option `thread`; did you mean `threads`?" in found["onnxruntime-x86 fp32"][1]
+    assert found["openvino fp32"][0] == "failed"
+    assert "openvino cannot open" in found["openvino fp32"][1]
+    assert found["onnxruntime-x86 fp32"][0] == "not-run"
+    assert "NoSuchExecutionProvider" in found["onnxruntime-x86 fp32"][1]
     # What worked is kept; what failed is tried again.
     again = stages(run(recipe, "--json", command="profile"))
     assert not again["validate.validate openvino fp32 on local"]
     assert all(cached for name, cached in again.items() if "openvino" not in name and "onnxruntime-x86 fp32 on" not in name)
+
+
+OPTIONS: dict[str, tuple[str, Plain, tuple[str, ...]]] = {
+    "unknown": ("onnxruntime-x86", {"thread": 2}, ("export[0].options.thread:", "unknown session option", "did you mean `threads`?")),
+    "of another runtime": ("openvino", {"spinning": True}, ("export[0].options.spinning:", "openvino", "allowed: device, inference_precision")),
+    "of a value that is none": ("openvino", {"inference_precision": "f8"}, ("export[0].options.inference_precision:", "'f8'", "f32, f16, bf16")),
+    "of another kind": ("tensorrt", {"workspace_mb": "much"}, ("export[0].options.workspace_mb:", "must be int")),
+    "too small": ("torch", {"threads": 0}, ("export[0].options.threads:", "at least 1")),
+}
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_a_session_option_without_sense_is_refused_before_anything_is_done(what: str, tmp_path: Path) -> None:
+    target, options, words = OPTIONS[what]
+    ended = run(write(tmp_path, export=[{"target": target, "precision": ["fp32"], "options": options}]))
+    refused(ended, *words)
+    assert stages(ended) == {}
+
+
+LATE: dict[str, tuple[Change, tuple[str, ...], set[str]]] = {
+    "width 0": (put("student.arguments.width", 0), ("arguments.width is at least 1, not 0",), set()),
+    "width of nothing": (put("student", {"model": "kdedge:mobilenetv2", "arguments": {"width": -1.0}}), ("width is more than 0, not -1",), set()),
+    "no layer": (put("student", {"model": "kdedge:resnet8-cifar", "arguments": {"width": -4}}), ("arguments.width is at least 1",), set()),
+    # What the data has to be known for.
+    "other classes": (put("student.arguments.classes", 7), ("arguments.classes is 7, the data has 3",), {"prepare.prepare"}),
+    "an assistant for texts": (put("distill.assistants", [{"model": "kdedge:transformer-text"}]), ("images",), {"prepare.prepare"}),
+}
+
+
+@pytest.mark.parametrize("what", LATE)
+def test_a_student_that_cannot_be_is_refused_before_its_teacher_is_trained(what: str, tmp_path: Path) -> None:
+    change, words, done = LATE[what]
+    ended = run(write(tmp_path, change))
+    refused(ended, *words)
+    assert set(stages(ended)) == done
 
 
 def test_a_job_that_takes_too_long_fails_its_cell(tmp_path: Path) -> None:

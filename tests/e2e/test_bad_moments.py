@@ -258,6 +258,19 @@ def test_outputs_that_cannot_be_written_are_no_traceback(finished: Path, workspa
         assert "Traceback" not in ended.stderr
         assert ended.returncode == code, ended.stderr
         assert said in ended.stdout + ended.stderr
+    ended = subprocess.run(["sh", "-c", f"{shlex.quote(sys.executable)} -m kdedge recipe check nowhere.yaml >&-"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+
+
+@pytest.mark.parametrize("arguments", ["distill {recipe} --workspace {workspace} --json", "recipe schema", "--help"])
+def test_a_reader_who_leaves_is_no_verdict(arguments: str, finished: Path, workspace: Path) -> None:
+    line = arguments.format(recipe=shlex.quote(str(finished)), workspace=shlex.quote(str(workspace)))
+    # The reader is gone before anything is written.
+    pipe = f"set -o pipefail; {{ sleep 0.3; {shlex.quote(sys.executable)} -m kdedge {line}; }} | true"
+    ended = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
 
 
 def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx_text import graph
+from small_graphs import residual
 from torch import nn
 
 from kdedge.artifact import Artifact, CalibratedRanges, Dimension, FloatGraph, ImageEncoder, ImportPath, Lineage, ModelFiles, TensorSpec, TextEncoder
@@ -400,3 +401,59 @@ def test_a_hash_is_over_the_bytes_in_order(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"c")
     assert content_hash([tmp_path / "a", tmp_path / "b"]) == hashlib.sha256(b"abc").hexdigest()
     assert content_hash([tmp_path / "b", tmp_path / "a"]) == hashlib.sha256(b"cab").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [("onnxruntime-x86", "fp32"), ("onnxruntime-x86", "fp16"), ("openvino", "fp32"), ("openvino", "fp16")]
+)
+def test_float_files_are_made_of_any_opset_that_the_runtime_itself_reads(student: Student, tmp_path: Path, target: str, precision: str) -> None:
+    weights = {name: np.random.default_rng(len(name)).standard_normal((16, 16, 3, 3)).astype(np.float32) / 12 for name in ("w", "w2")}
+    inputs = (TensorSpec("image", "float32", (BATCH, 16, 8, 8)),)
+    written = write_float_graph(
+        graph(OLD, opset=22, **weights), tmp_path / "new.onnx", inputs=inputs, encoder=student.graph.encoder, classes=(), parameters=0,
+        largest_difference=0.0,
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    export = ExportSection(target=target, precision=(precision,))  # type: ignore[arg-type]
+    artifact = build(TARGETS[target], precision, ImportPath(DIALECTS[target]), written, student.files, None, export, LINEAGE, folder=tmp_path / "out")
+    feed = {"image": np.random.default_rng(0).random((1, 16, 8, 8), dtype=np.float32)}
+    files = [str(path) for path in artifact.main.files]
+    found = openvino_runtime.open_session(files, artifact.options).run(feed) if target == "openvino" else run(Path(files[0]).read_bytes(), [feed])[0]
+    (wanted,) = run(written.path.read_bytes(), [feed])
+    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=0.05 * np.abs(wanted["logits"]).max())
+
+
+def test_int8_dynamic_keeps_float_what_the_recipe_says(student: Student, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    text = "(float[batch, 4] x) => (float[batch, 3] logits) { a = MatMul(x, first) r = Relu(a) logits = MatMul(r, second) }"
+    model = graph(text, first=random.standard_normal((4, 8)).astype(np.float32), second=random.standard_normal((8, 3)).astype(np.float32))
+    written = write_float_graph(
+        model, tmp_path / "model.onnx", inputs=(TensorSpec("x", "float32", (BATCH, 4)),), encoder=student.graph.encoder, classes=(), parameters=0,
+        largest_difference=0.0,
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    target, export = TARGETS["onnxruntime-x86"], ExportSection(target="onnxruntime-x86", precision=("int8-dynamic",))
+    artifact = build(target, "int8-dynamic", None, written, student.files, None, export, LINEAGE, folder=tmp_path / "out", keep_float=("logits",))
+    assert "`logits` (MatMul) stays float: kept float by `keep_float`" in artifact.notes
+    assert [node.name for node in load_model(artifact.main.files[0]).graph if node.op_type == "MatMul"] == ["logits"]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-x86", "openvino", "tensorrt"])
+@pytest.mark.parametrize("kept", [("a_add",), ("a_add", "b_add"), ("a_relu",), ("b*",)], ids=" ".join)
+def test_whatever_the_recipe_keeps_float_no_dialect_asks_for_its_places(student: Student, tmp_path: Path, target: str, kept: tuple[str, ...]) -> None:
+    inputs = (TensorSpec("image", "float32", (Dimension("N", 1, 8, 64), 3, 16, 16)),)
+    written = write_float_graph(
+        load_model(residual(tmp_path / "given.onnx")), tmp_path / "model.onnx", inputs=inputs, encoder=student.graph.encoder, classes=(),
+        parameters=0, largest_difference=0.0,
+    )  # fmt: skip
+    calibration = np.random.default_rng(0).random((8, 3, 16, 16), dtype=np.float32)
+    write_table(observe(written.path, [{"image": calibration}], QuantizeSection(keep_float=kept)), tmp_path / "ranges.json")
+    ranges = CalibratedRanges(tmp_path / "ranges.json", "mse", 8, written.sha256)
+    (tmp_path / "out").mkdir()
+    export = ExportSection(target=target, precision=("int8",))
+    artifact = build(TARGETS[target], "int8", ImportPath(DIALECTS[target]), written, student.files, ranges, export, LINEAGE, folder=tmp_path / "out")
+    feed = {"image": calibration[:1]}
+    files = [str(path) for path in artifact.main.files]
+    found = openvino_runtime.open_session(files, artifact.options).run(feed) if target == "openvino" else run(Path(files[0]).read_bytes(), [feed])[0]
+    (wanted,) = run(written.path.read_bytes(), [feed])
+    np.testing.assert_allclose(found["logits"], wanted["logits"], atol=0.05 * np.abs(wanted["logits"]).max())

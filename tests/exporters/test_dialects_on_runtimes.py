@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from small_graphs import Graph, concat, depthwise, images, lowered, option_a, residual, run, sqnr
+from small_graphs import Graph, at_opset, concat, depthwise, images, lowered, option_a, residual, run, sqnr
 
 from kdedge.exporters import model_file
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
@@ -20,10 +20,11 @@ GRAPHS = {residual: 6, option_a: 4, depthwise: 6, concat: 4}
 PROFILES = {"profiles": {"image": [[1, 3, 16, 16], [1, 3, 16, 16], [4, 3, 16, 16]]}}
 
 
+@pytest.mark.parametrize("opset", [18, 22])
 @pytest.mark.parametrize(("graph", "convolutions"), GRAPHS.items(), ids=lambda value: getattr(value, "__name__", ""))
-def test_openvino_runs_every_convolution_in_8_bits(tmp_path: Path, graph, convolutions: int) -> None:  # type: ignore[no-untyped-def]
+def test_openvino_runs_every_convolution_in_8_bits(tmp_path: Path, graph, convolutions: int, opset: int) -> None:  # type: ignore[no-untyped-def]
     openvino = pytest.importorskip("openvino")
-    path = graph(tmp_path / "float.onnx")
+    path = at_opset(graph(tmp_path / "float.onnx"), opset)
     out, _ = lowered(path, OPENVINO)
     core = openvino.Core()
     model = core.read_model(out)
@@ -71,3 +72,24 @@ def test_the_float16_form_of_a_tensorrt_file_keeps_the_grammar_and_the_results(t
     validate(half, TENSORRT)
     assert check_with_rtx(half, PROFILES).startswith("parsed and built by tensorrt-rtx")
     assert sqnr(run(out, inputs), run(half, inputs)) > 35.0
+
+
+def test_openvino_gives_the_float_result_where_an_activation_stands_behind_a_pool(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = pool_before_relu(tmp_path / "float.onnx")
+    out, _ = lowered(path, OPENVINO)
+    compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    inputs = images(4, seed=9)
+    assert sqnr(run(path, inputs), compiled(inputs)[0]) > 30.0
+
+
+def test_tensorrt_rtx_builds_an_activation_behind_a_pool(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    out, _ = lowered(pool_before_relu(tmp_path / "float.onnx"), TENSORRT)
+    assert check_with_rtx(out, PROFILES).startswith("parsed and built by tensorrt-rtx")
+
+
+def pool_before_relu(path: Path) -> Path:
+    graph = Graph(channels=3)
+    pooled = graph.op("MaxPool", "pool", graph.conv("stem", "image", 16), kernel_shape=[2, 2], strides=[2, 2])
+    return graph.write(path, graph.conv("last", graph.op("Relu", "relu", pooled), 16))

@@ -101,3 +101,17 @@ def test_convolutions_stay_float_and_are_noted() -> None:
 def test_a_graph_without_linear_layers_is_refused() -> None:
     with pytest.raises(ExportError, match="int8-dynamic needs linear layers"):
         quantize_dynamically(graph("(float[b, 4] x) => (float[b, 4] y) { y = Relu(x) }"))
+
+
+def test_layers_and_tables_that_the_recipe_keeps_float_stay_float_and_are_named() -> None:
+    result = quantize_dynamically(graph(TEXT, **CONSTANTS), ["s", "e*"])
+    assert result.nodes == ("m", "q")
+    assert result.notes[1:] == ("`e` (Gather) stays float: kept float by `keep_float`", "`s` (MatMul) stays float: kept float by `keep_float`")
+    assert [node.name for node in result.model.graph if node.op_type == "MatMul"] == ["s"]
+
+
+def test_a_pattern_that_keeps_nothing_or_everything_is_an_error() -> None:
+    with pytest.raises(ExportError, match=r"quantize\.keep_float: no node is called `fc\*`"):
+        quantize_dynamically(graph(TEXT, **CONSTANTS), ["fc*"])
+    with pytest.raises(ExportError, match=r"`quantize\.keep_float` leaves none of this graph's"):
+        quantize_dynamically(graph(TEXT, **CONSTANTS), ["*"])

@@ -224,3 +224,15 @@ def test_any_chain_is_well_typed_whatever_stays_float32(operators: list[str], ke
     feed = {"x": random(3, 4)}
     (wanted,), (found,) = run(model, [feed]), run(half, [feed])
     np.testing.assert_allclose(found["y"], wanted["y"], rtol=2e-2, atol=2e-2)
+
+
+def test_an_output_that_a_float32_node_reads_too_is_cast_once(tmp_path: Path) -> None:
+    text = "(float[b, 4] x) => (float[b, 4] h, float[b, 4] y) { r = Relu(x) h = MatMul(r, w) y = Softmax(h) }"
+    model = graph(text, w=random(4, 4))
+    half = halved(model, tmp_path).model
+    assert [(value.name, value.dtype) for value in half.graph.outputs] == [("h", F32), ("y", F32)]
+    assert [node.op_type for node in half.graph].count("Cast") == 2  # x to half, h to float
+    feed = {"x": np.random.default_rng(0).random((5, 4), dtype=np.float32)}
+    (wanted,), (found,) = run(model, [feed]), run(half, [feed])
+    for name in ("h", "y"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=5e-3)

@@ -166,3 +166,18 @@ def test_other_inputs_or_outputs_than_the_recipes_are_refused(tmp_path: Path) ->
         export(student(path, inputs=(TensorSpec("x", "float32", (BATCH, 3, 32, 4)),)), None, folder=tmp_path)
     with pytest.raises(ExportError, match="mean and std must be nodes"):
         export(student(path, normalize=((0.5,) * 3, (0.2,) * 3)), None, folder=tmp_path)
+
+
+def test_weights_that_the_file_lists_as_inputs_too_are_weights(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "given.onnx", batch=1, opset=11)
+    model = onnx.load(path)
+    model.ir_version = 3
+    model.graph.input.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, [5, 48]))
+    onnx.save(model, path)
+    graph = export(student(path, batch=1), None, folder=tmp_path)
+    assert [spec.name for spec in graph.inputs] == ["x"]
+    assert (graph.inputs[0].shape[0], graph.parameters) == (BATCH, 5 * 48)
+    written = onnx.load(graph.path)
+    assert [value.name for value in written.graph.input] == ["x"]
+    (found,) = run(graph.path.read_bytes(), [{"x": images(6)}])
+    np.testing.assert_allclose(found["logits"], images(6).reshape(6, 48) @ WEIGHTS.T, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_graphs import Graph, calibrated, concat, depthwise, executed, images, lowered, option_a, readers, residual, run, sqnr
+from small_graphs import Graph, at_opset, calibrated, concat, depthwise, executed, images, lowered, option_a, readers, relu6, residual, run, sqnr
 
 from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
@@ -287,3 +287,66 @@ def test_an_addition_that_is_no_bias_of_a_matrix_product_stays_float(tmp_path: P
     out, _ = lowered(path, ONNXRUNTIME, table)
     validate(out, ONNXRUNTIME)
     assert readers(out)["row"] == ["shared", "row.offset"]
+
+
+SLICE = {"start": 0, "end": 8, "axis": 2, "step": 2}
+BETWEEN: dict[str, Callable[[Graph, str], str]] = {
+    "MaxPool": lambda graph, source: graph.op("MaxPool", "moved", source, kernel_shape=[2, 2], strides=[2, 2]),
+    "Concat": lambda graph, source: graph.op("Concat", "moved", source, graph.conv("other", "image", 16), axis=1, channels=32),
+    "Slice": lambda graph, source: graph.op("Slice", "moved", source, *(graph.constant(name, [value], "int64") for name, value in SLICE.items())),
+    "Pad": lambda graph, source: graph.op("Pad", "moved", source, graph.constant("pads", [0, 0, 1, 1, 0, 0, 1, 1], "int64")),
+    "Split": lambda graph, source: _split(graph, source),
+    "Transpose": lambda graph, source: graph.op("Transpose", "moved", source, perm=[0, 1, 3, 2]),
+    "Gather": lambda graph, source: graph.op("Gather", "moved", source, graph.constant("picked", [0, 2, 4, 6], "int64"), axis=2),
+    "Resize": lambda graph, source: graph.op("Resize", "moved", source, "", graph.constant("scales", [1.0, 1.0, 2.0, 2.0]), mode="nearest"),
+    "two in a row": lambda graph, source: graph.op(
+        "MaxPool", "moved", graph.op("Transpose", "turned", source, perm=[0, 1, 3, 2]), kernel_shape=[2, 2]
+    ),
+}
+
+
+def _split(graph: Graph, source: str) -> str:
+    graph.constant("halves", [8, 8], "int64")
+    graph.nodes.append(onnx.helper.make_node("Split", [source, "halves"], ["moved", "left_over"], name="split", axis=1))
+    graph.channels["moved"] = 8
+    return "moved"
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+def test_an_activation_may_stand_behind_what_moves_the_convolutions_values(tmp_path: Path, dialect: Dialect, between: str, activation: str) -> None:
+    graph = Graph(channels=3)
+    moved = BETWEEN[between](graph, graph.conv("stem", "image", 16))
+    cut = graph.op("Relu", "cut", moved) if activation == "Relu" else relu6(graph, "cut", moved)
+    path = graph.write(tmp_path / "float.onnx", graph.conv("last", cut, 16))
+    out, report = lowered(path, dialect)
+    assert "last" in report.weighted
+    validate(out, dialect)
+    inputs = images(8, seed=9)
+    assert sqnr(run(path, inputs), run(out, inputs)) > 30.0
+
+
+def test_a_flattened_convolution_may_be_cut_afterwards(tmp_path: Path) -> None:
+    graph = Graph(channels=3, size=8)
+    flat = graph.op("Flatten", "flat", graph.conv("stem", "image", 16), channels=16 * 8 * 8)
+    path = graph.write(tmp_path / "float.onnx", graph.gemm("logits", graph.op("Relu", "cut", flat), 32))
+    inputs = images(32, size=8, seed=9)
+    for dialect in ALL:
+        out, _ = lowered(path, dialect, calibrated(path, images(64, size=8)))
+        validate(out, dialect)
+        assert sqnr(run(path, inputs), run(out, inputs)) > 30.0
+
+
+@pytest.mark.parametrize("opset", [13, 17, 22])
+@pytest.mark.parametrize("graph", [residual, concat], ids=lambda graph: graph.__name__)
+def test_onnxruntime_runs_every_convolution_as_integers_at_every_opset_of_its_dialect(
+    tmp_path: Path, graph: Callable[[Path], Path], opset: int
+) -> None:
+    path = at_opset(graph(tmp_path / "float.onnx"), opset)
+    out, report = lowered(path, ONNXRUNTIME)
+    validate(out, ONNXRUNTIME)
+    found = executed(out)
+    assert found["QLinearConv"] == len(report.weighted) - 1  # all but the Gemm
+    assert "Conv" not in found
+    assert onnx.load(out).opset_import[0].version == opset

@@ -199,3 +199,18 @@ def normalization() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32
     random = np.random.default_rng(0)
     rows = {name: random.standard_normal(4).astype(np.float32) for name in ("s", "o", "m", "k")}
     return {**rows, "v": random.random(4, np.float32) + np.float32(0.5)}
+
+
+@pytest.mark.parametrize(("inputs", "left"), [("x, ratio", 0), ("x, ratio, off", 0), ("x, , off", 0), ("x, zero, on", 1)])
+def test_a_dropout_is_removed_unless_it_trains(inputs: str, left: int) -> None:
+    constants = {
+        "ratio": np.array(0.5, np.float32), "zero": np.array(0, np.float32), "off": np.array(False), "on": np.array(True),
+    }  # fmt: skip
+    used = {name: array for name, array in constants.items() if name in inputs}
+    model = graph(f"(float[b, 4] x) => (float[b, 4] y) {{ d = Dropout({inputs}) y = Relu(d) }}", **used)
+    assert operators(applied(model, "remove_identity", (2, 4)).model) == ["Dropout"] * left + ["Relu"]
+
+
+def test_a_dropout_whose_mask_is_read_stays() -> None:
+    model = graph("(float[b, 4] x) => (float[b, 4] y) { d, m = Dropout(x) c = Cast<to = 1>(m) y = Mul(d, c) }")
+    assert "Dropout" in operators(applied(model, "remove_identity", (2, 4)).model)

@@ -122,3 +122,10 @@ def test_what_only_feeds_a_folded_activation_is_not_in_the_table(tmp_path: Path)
     assert "stem" not in names
     assert "a_add" not in names
     assert "a2" in names
+
+
+def test_what_is_moved_before_it_is_cut_is_in_the_table(tmp_path: Path) -> None:
+    graph = Graph(channels=4)
+    pooled = graph.op("MaxPool", "pool", graph.conv("conv", "image", 4), kernel_shape=[2, 2])
+    path = graph.write(tmp_path / "g.onnx", graph.op("Relu", "relu", pooled))
+    assert [row.name for row in structure(path).activations] == ["image", "conv", "pool", "relu"]

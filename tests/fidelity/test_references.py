@@ -120,6 +120,42 @@ def test_an_ensemble_is_the_weighted_mean_of_its_members(images: PreparedData, t
     assert special.softmax(np.load(found.teacher["logits"]), axis=1) == pytest.approx(mean, abs=1e-5)
 
 
+def test_an_ensemble_is_compared_with_the_best_of_its_members(images: PreparedData, tmp_path: Path) -> None:
+    student = model(images, "cnn", tmp_path / "s", 1, width=4, stages=1)
+    members = tuple(model(images, "cnn", tmp_path / f"t{seed}", seed, width=8, stages=1) for seed in (2, 3, 4))
+    (tmp_path / "out").mkdir()
+    found = reference_outputs(TeacherFiles(members, (0.5, 0.25, 0.25)), student, images, folder=tmp_path / "out")
+    assert found.teacher is not None
+    assert found.ensemble is not None
+    labels = np.arange(IMAGES) % CLASSES
+    right = [direct(one, images).argmax(axis=1) == labels for one in members]
+    assert [one.value for one in found.ensemble.members] == [pytest.approx(each.mean()) for each in right]
+    assert [one.name for one in found.ensemble.members] == ["accuracy"] * 3
+    best = right[found.ensemble.best]
+    assert best.mean() == max(each.mean() for each in right)
+    together = np.load(found.teacher["logits"]).argmax(axis=1) == labels
+    assert found.ensemble.gained == int((together & ~best).sum())
+    assert found.ensemble.lost == int((best & ~together).sum())
+    assert found.ensemble.difference.value == pytest.approx(together.mean() - best.mean())
+    assert found.ensemble.difference.interval is not None
+    assert found.ensemble.p_value is not None
+
+
+def test_one_teacher_is_no_ensemble_and_its_own_classes_are_read_by_name(images: PreparedData, tmp_path: Path) -> None:
+    student = model(images, "cnn", tmp_path / "s", 1, width=4, stages=1)
+    wide = model(replace(images, classes=("2", "other", "0", "1")), "cnn", tmp_path / "t", 2, width=8, stages=1)
+    (tmp_path / "out").mkdir()
+    found = reference_outputs(TeacherFiles((wide,), (1.0,), (2.0,), ((2, 3, 0),)), student, images, folder=tmp_path / "out")
+    assert found.ensemble is None
+    assert found.teacher is not None
+    assert np.load(found.teacher["logits"]) == pytest.approx(direct(wide, images)[:, [2, 3, 0]] / 2, abs=1e-5)
+    (tmp_path / "again").mkdir()
+    with pytest.raises(ModelError, match="gives 4 classes, and its `classes` name 3"):
+        reference_outputs(
+            TeacherFiles((replace(wide, classes=("a", "b", "c")),), (1.0,), maps=((2, 1, 0),)), student, images, folder=tmp_path / "again"
+        )
+
+
 def test_an_ensemble_says_here_what_it_says_in_training(images: PreparedData, tmp_path: Path) -> None:
     from kdedge.distill.ensemble import Teacher
 

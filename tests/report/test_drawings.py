@@ -10,6 +10,7 @@ import made_results as made
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from kdedge.artifact import Cell
 from kdedge.estimate import Estimate
@@ -82,7 +83,8 @@ def test_what_was_not_timed_on_its_own_device_is_not_drawn(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("latencies", "scale"), [((1.0, 2.0, 7.9), "linear"), ((1.0, 20.0), "log"), ((1.0, 1000.0), "log"), ((3.0,), "linear")])
 def test_latencies_far_apart_are_drawn_by_their_logarithms(tmp_path: Path, latencies: tuple[float, ...], scale: str) -> None:
-    figure = plots._drawn(list(cells(tmp_path, *latencies)), {}, "accuracy", narrow=False)
+    figure = Figure()
+    plots._draw(figure, list(cells(tmp_path, *latencies)), {}, "accuracy", narrow=False)
     axes = figure.axes[0]
     assert axes.get_xscale() == scale
     if scale == "linear":

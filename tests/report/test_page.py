@@ -182,6 +182,22 @@ def test_a_proxy_has_no_latency_and_says_why(tmp_path: Path) -> None:
     assert any("a proxy" in line for line in bullets(page, "speed"))
 
 
+def test_a_gate_without_rules_claims_no_confidence(tmp_path: Path) -> None:
+    result = made.whole_result(tmp_path)
+    ran = result.cells[:2]
+    kept = "Every target that ran has an artifact that keeps the gate with 95 % confidence."
+    for rules, expected in (
+        ({"size": "<= 1 GB"}, kept),
+        ({}, "Every target that ran has an artifact that ran without a failure; the gate has no rules"),
+    ):
+        page = page_of(result.having(cells=ran, verdict=decide(parse_policy(rules), ran)), made.TASK)
+        assert page.outcome == "pass"
+        assert page.headline.startswith(expected)
+    waiting = result.cells[3:]
+    page = page_of(result.having(cells=waiting, verdict=decide(parse_policy({}), waiting)), made.TASK)
+    assert page.headline == "Nothing ran on any device, so nothing is proven."
+
+
 def test_a_run_without_cells_is_a_page_all_the_same(tmp_path: Path) -> None:
     result = made.whole_result(tmp_path).having(cells=(), artifacts=(), bundles=(), devices=(), verdict=decide(parse_policy({"size": "<= 1 MB"}), ()))
     page = page_of(result, made.TASK)

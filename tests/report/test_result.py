@@ -125,6 +125,13 @@ def test_a_bundle_that_no_longer_ships_is_taken_away_and_other_folders_stay(tmp_
     assert sorted(path.name for path in (folder / "bundles").iterdir()) == sorted([result.bundles[0].name, "mine"])
 
 
+def test_a_report_of_an_earlier_run_does_not_lie_beside_other_bundles(tmp_path: Path) -> None:
+    result, folder = published(tmp_path)
+    publish(result, folder)
+    publish(result.having(report=None, bundles=()), folder)
+    assert set(listing(folder)) == {"result.json"}
+
+
 def test_a_copy_that_breaks_off_leaves_the_bundle_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, folder = published(tmp_path)
     publish(result, folder)

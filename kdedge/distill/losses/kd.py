@@ -5,29 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from kdedge.distill.losses.distributions import compared_logits, kl_divergence, standardized
 
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, standardize: bool = False) -> Tensor:
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 4.0, standardize: bool = False) -> Tensor:
     """Make the student's softened distribution the teacher's (Hinton, Vinyals and Dean 2015, eq. 1 and section 2).
 
     T^2 * KL(softmax(z_t / T) || softmax(z_s / T)): summed over classes, averaged over the batch, in float32. The T^2 keeps the gradient's
     scale when T changes. With `standardize`, both nets' logits become (z - mean) / (std + 1e-7) over their classes first (unbiased std;
     Sun et al., CVPR 2024), which makes the loss blind to the teacher's scale and shift: usual are T = 2 and weight 9.
 
-    Shapes: both [N, C], any float dtype (float64 stays float64). The teacher gets no gradient. Returns a scalar in nats, zero where both
-    distributions are equal. Typical scale on CIFAR after warm-up: 0.5 to 5 at T = 4 without `standardize`.
+    Shapes: both [N, C], any float dtype (float64 stays float64); `temperature` a number or a 0-d tensor, which may be learned. The teacher
+    gets no gradient. Returns a scalar in nats, zero where both distributions are equal. Typical scale on CIFAR after warm-up: 0.5 to 5 at
+    T = 4 without `standardize`.
     """
-    student, teacher = _at_least_float32(student_logits), _at_least_float32(teacher_logits.detach())
+    student, teacher = compared_logits("kd", student_logits, teacher_logits)
     if standardize:
-        student, teacher = _standardized(student), _standardized(teacher)
-    log_student = log_softmax(student / temperature, dim=1)
-    log_teacher = log_softmax(teacher / temperature, dim=1)
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
-    return divergence.mean() * temperature**2
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits if logits.element_size() >= 4 else logits.float()
-
-
-def _standardized(logits: Tensor) -> Tensor:
-    return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True) + 1e-7)
+        student, teacher = standardized(student), standardized(teacher)
+    divergence = kl_divergence(log_softmax(teacher / temperature, dim=1), log_softmax(student / temperature, dim=1))
+    return (divergence * temperature**2).mean()

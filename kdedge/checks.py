@@ -1,0 +1,93 @@
+"""What can be known of a recipe before a stage runs, and before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from kdedge.artifact import ImportPath, PreparedData
+from kdedge.data import open_examples, sources_of
+from kdedge.data.mix import check_mixable
+from kdedge.devices import DEVICES
+from kdedge.distill.contestants import check_compare
+from kdedge.distill.lessons import check_lessons, splits_mixed
+from kdedge.distill.terms import training_spec
+from kdedge.errors import RecipeError
+from kdedge.gate import parse_policy
+from kdedge.models.catalog import check, resolve
+from kdedge.recipe import ExportSection, Recipe, TeacherSection
+from kdedge.recipe_file.sentences import nearest
+from kdedge.runtimes import adapter
+from kdedge.runtimes.errors import RuntimeFailure
+from kdedge.runtimes.options import read_options
+from kdedge.targets import TARGETS
+from kdedge.tasks import TASKS
+
+Row = TypeVar("Row")
+
+
+def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
+    """Everything about a recipe that can be known before a stage runs: task, data files, models, losses, gate figures, devices.
+
+    `devices_too`: not where other devices replace the recipe's, which need not be within reach then.
+
+    Raises:
+        KdedgeError: the first thing that is wrong.
+    """
+    task = ImportPath(_named(TASKS, recipe.task, "task", "task")).load()
+    for place, name in enumerate(recipe.devices if devices_too else ()):
+        _named(DEVICES, name, f"devices[{place}]", "device")
+    parse_policy(recipe.gate, task.metric)
+    sources_of(recipe.data)
+    teachers = teachers_of(recipe)
+    for section in (*teachers, recipe.student):
+        check(section)
+    for teacher in teachers:
+        if teacher.train is not None:
+            training_spec(teacher.train, augment=recipe.data.augment)
+    if recipe.distill is not None:
+        for section in (*recipe.distill.assistants, *recipe.distill.peers):
+            check(section)
+        check_lessons(recipe.distill, has_teacher=bool(teachers), has_unlabelled=recipe.data.unlabelled is not None)
+    check_compare(recipe)
+    for place, export in enumerate(recipe.export):
+        _check_options(export, f"export[{place}]")
+
+
+def check_fit(recipe: Recipe, data: PreparedData) -> None:
+    """What a student, or a model on the way to it, has against the data: said before a teacher is trained for hours.
+
+    Raises:
+        ModelError: a model does not fit the data.
+        DataError: examples are to be mixed that are no images of one size.
+    """
+    resolve(recipe.student, data, as_is=recipe.distill is None)
+    if recipe.distill is not None:
+        for section in (*recipe.distill.assistants, *recipe.distill.peers):
+            resolve(section, data)
+        for split in splits_mixed(recipe.distill):
+            check_mixable(open_examples(data.splits[split]), f"data.{split}")
+
+
+def teachers_of(recipe: Recipe) -> tuple[TeacherSection, ...]:
+    """The recipe's teachers: none, one, or an ensemble."""
+    if recipe.teacher is None:
+        return ()
+    return recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
+
+
+def _check_options(export: ExportSection, key: str) -> None:
+    """Session options are the adapter's to know; its table needs no runtime."""
+    runtime = _named(TARGETS, export.target, f"{key}.target", "target").runtime
+    table = adapter(runtime).OPTIONS if export.options else {}
+    for name, value in export.options.items():
+        try:
+            read_options(runtime, {name: value}, table)
+        except RuntimeFailure as error:
+            raise RecipeError(f"{key}.options.{name}: {error}") from error
+
+
+def _named(table: Mapping[str, Row], name: str, key: str, what: str) -> Row:
+    if name not in table:
+        raise RecipeError(f"{key}: there is no {what} `{name}`{nearest(name, table)} (allowed: {', '.join(sorted(table))})")
+    return table[name]

@@ -1,0 +1,58 @@
+"""What the workspace already holds of the teacher's answers, and what of it this run can use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kdedge.distill.doctor import Finding
+
+About = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a training run will ask for: `views` (None: every epoch has new ones), whether the recipe allows a cache (`use`), and what answers
+    about each of its views are about (`kdedge.distill.fingerprint`)."""
+
+    views: int | None
+    use: str
+    expected: Mapping[int, About]
+    epochs: int
+
+
+def cache_state(plan: CachePlan, kept: Sequence[About], read: Sequence[int]) -> Finding:
+    """`kept`: what each cached view in the workspace is about; `read`: the views that the next run would read and not ask for again."""
+    if plan.use == "never":
+        return Finding("ok", "cache", "distill.cache.use is `never`: the teacher is asked in every step")
+    if plan.views is None:
+        return Finding(
+            "note",
+            "cache",
+            "without `views` every epoch shows new augmented examples, and the teacher is asked about each of them in every epoch",
+            f"set distill.views: {min(5, plan.epochs)} to pay for its answers once",
+        )
+    whole = len(plan.expected)
+    figures = {"views": plan.views, "needed": whole, "fresh": sorted(read), "kept": len(kept)}
+    stale = Counter(_difference(about, plan.expected) for about in kept)
+    ours = stale.pop("", 0)
+    figures["stale"] = dict(stale)
+    said = [f"{len(read)} of {whole} views are kept and will be read"]
+    if ours > len(read):
+        said.append(f"{ours - len(read)} are about these questions but were made by other code, another version of torch, or with another top_k")
+    said += [f"{count} kept are of no use here: another {difference}" for difference, count in sorted(stale.items())]
+    if len(read) == whole and len(said) == 1:
+        return Finding("ok", "cache", said[0], figures=figures)
+    if not kept:
+        return Finding("ok", "cache", f"{whole} views will be asked for, none is kept yet", figures=figures)
+    unused = len(said) > 1
+    advice = "nothing is read that does not fit; stale views are only evicted by distill.cache.limit_gb" if unused else ""
+    return Finding("note" if unused else "ok", "cache", "; ".join(said), advice, figures)
+
+
+def _difference(about: About, expected: Mapping[int, About]) -> str:
+    """In which parts an answer differs from the nearest that is expected; "" where it is one of these."""
+    differences: list[list[str]] = [[part for part, digest in other.items() if about.get(part) != digest] for other in expected.values()]
+    fewest = min((len(parts) for parts in differences), default=0)
+    return next((", ".join(parts) for parts in differences if len(parts) == fewest), "")

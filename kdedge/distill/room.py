@@ -1,0 +1,33 @@
+"""What the recipe says of keeping a teacher's answers, and whether they fit into the room that it gives. Light: nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kdedge.artifact import CacheChoice
+from kdedge.errors import RecipeError
+from kdedge.recipe import CacheSection
+
+
+def decided(views: int | None, cache: CacheSection) -> CacheChoice | None:
+    """What the recipe alone decides; None where it takes a measurement."""
+    if cache.use == "never":
+        return CacheChoice(False, "cache.use is `never`")
+    if views is None:
+        return CacheChoice(False, "without `views: N` every epoch shows examples that the teacher has not seen")
+    return None
+
+
+def within_limit(choice: CacheChoice, views: int, cache: CacheSection) -> CacheChoice:
+    """The choice, or not to keep anything where `views` views are larger than `cache.limit_gb`: that is known before the teacher is asked.
+
+    Raises:
+        RecipeError: they are, and the recipe says to keep them always.
+    """
+    needed = views * choice.view_bytes / 1e9
+    if not choice.use or needed <= cache.limit_gb:
+        return choice
+    size = f"the teacher's answers take {needed:.3g} GB ({views} views), and cache.limit_gb is {cache.limit_gb:g}"
+    if cache.use == "always":
+        raise RecipeError(f"distill.cache.limit_gb: {size}: raise it, lower `views`, set cache.top_k, or set cache.use to `auto`")
+    return replace(choice, use=False, reason=size)

@@ -1,0 +1,118 @@
+"""How teacher and student are obtained, stage by stage: loaded or trained, taught lesson by lesson, compared where the recipe asks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kdedge.artifact import CachedView, ModelFiles, PreparedData, TeacherFiles, TrainedLesson
+from kdedge.checks import teachers_of
+from kdedge.costs import keep_seconds
+from kdedge.distill.contestants import Contestants, contestants, with_snapshots
+from kdedge.distill.lessons import Lesson, lessons
+from kdedge.distill.room import decided, within_limit
+from kdedge.distill.spec import TeacherSpec, wanted_of_all
+from kdedge.distill.terms import training_spec
+from kdedge.models.catalog import resolve
+from kdedge.models.spec import ModelSpec
+from kdedge.recipe import CacheSection, DistillSection, Recipe
+from kdedge.workspace import Workspace
+
+
+def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:
+    """The teacher: loaded and checked, or trained when the recipe says how; None when the student learns from labels alone."""
+    specs = teacher_specs(recipe, data)
+    if not specs:
+        return None
+    teacher: TeacherFiles = workspace.stage("kdedge.distill.teacher:obtain", specs, data, recipe.seed)
+    return teacher
+
+
+def teacher_specs(recipe: Recipe, data: PreparedData) -> tuple[TeacherSpec, ...]:
+    """The members of the teacher, ready to be loaded or trained."""
+    return tuple(
+        TeacherSpec(
+            model=resolve(section, data, as_is=section.train is None),
+            training=training_spec(section.train, augment=recipe.data.augment) if section.train is not None else None,
+            weight=section.weight,
+            temperature=section.temperature,
+        )
+        for section in teachers_of(recipe)
+    )
+
+
+def obtain_student(
+    recipe: Recipe, data: PreparedData, teacher: TeacherFiles | None, workspace: Workspace
+) -> tuple[ModelFiles, tuple[TrainedLesson, ...]]:
+    """The student, with the lessons that led to it: trained one after the other, or taken as it is when the recipe has no `distill`."""
+    if recipe.distill is None:
+        spec = resolve(recipe.student, data, as_is=True)
+        return workspace.stage("kdedge.models.given:take", spec, data.learning("train")), ()
+    trained = train_student(recipe, recipe.distill, data, teacher, workspace)
+    return trained[-1].model, trained
+
+
+def obtain_contestants(
+    recipe: Recipe, data: PreparedData, teacher: TeacherFiles | None, own: tuple[TrainedLesson, ...], workspace: Workspace
+) -> tuple[Contestants, ...]:
+    """All students that the recipe compares, trained, `own` first; none where it compares nothing."""
+    if recipe.compare is None or recipe.distill is None:
+        return ()
+
+    def train(section: DistillSection, taught: bool, label: str) -> tuple[TrainedLesson, ...]:
+        return train_student(recipe, section, data, teacher if taught else None, workspace, label)
+
+    return contestants(recipe, recipe.compare, recipe.distill, own, train)
+
+
+def train_student(
+    recipe: Recipe, section: DistillSection, data: PreparedData, teacher: TeacherFiles | None, workspace: Workspace, label: str = ""
+) -> tuple[TrainedLesson, ...]:
+    """The lessons of one student, taken one after the other. `label` tells people which student this is, where there are several."""
+    course = course_of(recipe, section, data, taught=teacher is not None)
+    if recipe.compare is not None:
+        course = with_snapshots(course, section)
+    trained: list[TrainedLesson] = []
+    for lesson in course:
+        lesson = replace(lesson, label=", ".join(part for part in (label, lesson.label) if part))
+        model = replace(lesson.model, weights=trained[-1].model.weights) if lesson.continues else lesson.model
+        earlier = [trained[place].model for place in lesson.taught_by or ()]
+        guide = TeacherFiles(tuple(earlier), (1 / len(earlier),) * len(earlier)) if earlier else teacher
+        trained.append(teach(lesson, model, guide, data.learning(lesson.learn_from), recipe.seed, workspace))
+    return tuple(trained)
+
+
+def course_of(recipe: Recipe, section: DistillSection, data: PreparedData, *, taught: bool) -> tuple[Lesson, ...]:
+    """The lessons of one student in their order. `taught`: whether the recipe's teacher takes part."""
+    return lessons(
+        section,
+        resolve(recipe.student, data),
+        assistants=[resolve(each, data) for each in section.assistants],
+        peers=[resolve(each, data) for each in section.peers],
+        has_teacher=taught,
+        augment=recipe.data.augment,
+        seed=recipe.seed,
+    )
+
+
+def teach(lesson: Lesson, model: ModelSpec, teacher: TeacherFiles | None, data: PreparedData, seed: int, workspace: Workspace) -> TrainedLesson:
+    """One lesson: what the teacher says is asked once where that pays, then the model is trained on it."""
+    training, stage = lesson.training, workspace.stage
+    wanted = wanted_of_all(training.terms)
+    cache: CacheSection = getattr(training.section, "cache", CacheSection())
+    views, choice = training.section.views, None
+    kept: list[CachedView] = []
+    if teacher is not None and wanted:
+        choice = decided(views, cache)
+        asked = ("kdedge.distill.cache:fill", teacher, wanted, data, training.shown(seed))
+        calls = [(*asked, view, cache.top_k) for view in range(min(views or 0, training.section.epochs))]
+        if choice is None:
+            # Decided once for all who differ in their seed alone: what is compared must not be taught in two ways.
+            alike = replace(training, section=training.section.model_copy(update={"seed": None}), snapshots=False)
+            choice = stage("kdedge.distill.cache_choice:choose", teacher, alike, data, label=lesson.label)
+            choice = within_limit(choice, len(calls), cache)
+        if choice.use:
+            with workspace.limited("cache.fill", cache.limit_gb, calls):
+                kept = [stage(*call, label=f"view {view}/{len(calls)}") for view, call in enumerate(calls, start=1)]
+    files = stage("kdedge.distill.trainer:distill", model, training, teacher, data, seed, cache=tuple(kept), label=lesson.label)
+    keep_seconds(workspace, workspace.events[-1])
+    return TrainedLesson(lesson.label, files, training.section.epochs, views, choice, tuple(kept))
