@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from kdedge import progress
-from kdedge.artifact import CachedView, ModelFiles, PreparedData, TeacherFiles
+from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
 from kdedge.distill.terms import training_spec
 from kdedge.distill.trainer import distill
 from kdedge.models.load import load
 from kdedge.models.spec import ModelSpec, spec_of
 from kdedge.recipe import OptimizerSection, TrainSection
+from kdedge.trained import CachedView
 
 ALPHA, TEMPERATURE, RATE, DECAY, TURN = 0.1, 4.0, 0.05, 5e-4, 10
 Turns = Iterator[tuple[int, float]]

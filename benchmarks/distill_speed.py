@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from distill_arms import Photos, Turns, bare, eager_turns, kdedge_turns, spec_like, torchdistill_turns
 
-from kdedge.artifact import CachedView, ImportPath, ModelFiles, PreparedData, TeacherFiles
+from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
 from kdedge.distill.cache import fill
 from kdedge.distill.seeding import seed_everything
 from kdedge.distill.spec import Shown, TeacherSpec
@@ -34,6 +34,7 @@ from kdedge.models.load import build, to_files
 from kdedge.recipe import DataSection, ModelSection, TeacherSection
 from kdedge.tasks import TASKS
 from kdedge.tasks.prepare import prepare
+from kdedge.trained import CachedView
 
 BATCH = 128
 _FAST = {"precision": "bf16", "channels_last": True, "compile": True}

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kdedge import progress
-from kdedge.artifact import ArmScores, Comparison, ImportPath, PreparedData, SeedScores
+from kdedge.artifact import ImportPath, PreparedData
 from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
 from kdedge.data import samples_of, sources_of
@@ -38,6 +38,7 @@ from kdedge.recipe import Recipe
 from kdedge.recipe_file import load_recipe
 from kdedge.source import version_of
 from kdedge.tasks import TASKS
+from kdedge.trained import ArmScores, Comparison, SeedScores
 from kdedge.training import obtain_teacher, train_student
 from kdedge.workspace import StageEvent, Workspace
 

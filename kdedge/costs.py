@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdedge.artifact import TrainedLesson, TrainingCost
+from kdedge.trained import TrainedLesson, TrainingCost
 from kdedge.workspace import StageEvent, Workspace, explained
 
 _FOLDER = "seconds"

@@ -16,7 +16,6 @@ from kdedge.artifact import (
     Artifact,
     CalibratedRanges,
     Cell,
-    Comparison,
     DeviceIdentity,
     EncodedInputs,
     Fidelity,
@@ -42,6 +41,7 @@ from kdedge.runtimes import ADAPTERS
 from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
+from kdedge.trained import Comparison
 from kdedge.training import obtain_contestants, obtain_student, obtain_teacher
 from kdedge.workspace import Workspace, explained
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kdedge.artifact import CachedView, ModelFiles, PreparedData, TeacherFiles, TrainedLesson
+from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
 from kdedge.checks import teachers_of
 from kdedge.costs import keep_seconds
 from kdedge.distill.contestants import Contestants, contestants, with_snapshots
@@ -15,6 +15,7 @@ from kdedge.distill.terms import training_spec
 from kdedge.models.catalog import resolve
 from kdedge.models.spec import ModelSpec
 from kdedge.recipe import CacheSection, DistillSection, Recipe
+from kdedge.trained import CachedView, TrainedLesson
 from kdedge.workspace import Workspace
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kdedge.artifact import CachedView, ImportPath, PreparedData
+from kdedge.artifact import ImportPath, PreparedData
 from kdedge.checks import check_fit, check_recipe
 from kdedge.data import samples_of, sources_of
 from kdedge.data.held_out import hold_out
@@ -18,6 +18,7 @@ from kdedge.models.catalog import resolve
 from kdedge.recipe import Recipe
 from kdedge.report.tuning import publish_tuning
 from kdedge.tasks import TASKS
+from kdedge.trained import CachedView
 from kdedge.training import obtain_teacher, teacher_specs
 from kdedge.workspace import Workspace, explained
 

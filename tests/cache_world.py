@@ -16,7 +16,7 @@ from distill_world import CLASSES, SIDE, Tiny, spec
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from kdedge.artifact import CachedView, ImportPath, PreparedData, TeacherFiles
+from kdedge.artifact import ImportPath, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.distill.batches import Batches, Plan
 from kdedge.distill.cache import Remembered, fill
@@ -26,6 +26,7 @@ from kdedge.distill.step import place
 from kdedge.distill.teacher import obtain
 from kdedge.models.load import build, to_files
 from kdedge.models.spec import ModelSpec
+from kdedge.trained import CachedView
 
 SHOWN = Shown(("crop1", "flip"), seed=11)
 

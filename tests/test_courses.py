@@ -14,11 +14,12 @@ from distill_world import StoppedError
 
 from kdedge import progress
 from kdedge.api import run
-from kdedge.artifact import ModelFiles, TeacherFiles, TrainedLesson
+from kdedge.artifact import ModelFiles, TeacherFiles
 from kdedge.distill import trainer
 from kdedge.distill.ensemble import Teacher
 from kdedge.errors import DataError
 from kdedge.report.result import RunResult
+from kdedge.trained import TrainedLesson
 
 pytest.importorskip("torch")
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdedge.artifact import CachedView, Encoder, PreparedData, TeacherFiles, TextEncoder
+from kdedge.artifact import Encoder, PreparedData, TeacherFiles, TextEncoder
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.data.examples import Examples
@@ -33,6 +33,7 @@ from kdedge.distill.step import Placed, place
 from kdedge.errors import TrainingError
 from kdedge.progress import advance
 from kdedge.tasks.contract import Task
+from kdedge.trained import CachedView
 
 TOOLS = ("torch",)
 # Examples a forward pass of the teacher. Always the same ones together, so that an answer does not depend on the run that needs it.

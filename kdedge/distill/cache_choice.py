@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kdedge.artifact import CacheChoice, PreparedData, TeacherFiles, TextEncoder
+from kdedge.artifact import PreparedData, TeacherFiles, TextEncoder
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.distill.answers import Answers, AnswerWriter
@@ -25,6 +25,7 @@ from kdedge.distill.seeding import reproducible
 from kdedge.distill.spec import TrainingSpec, wanted_of_all
 from kdedge.errors import RecipeError
 from kdedge.recipe import CacheSection
+from kdedge.trained import CacheChoice
 
 TOOLS = ("torch",)
 # Enough that the fastest of them is the teacher's time and not that of what else the machine does.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kdedge.artifact import ComparedArm, ComparedStudent, TrainedLesson
 from kdedge.distill.baseline import baseline
 from kdedge.distill.lessons import Lesson, check_lessons
 from kdedge.errors import RecipeError
 from kdedge.recipe import CompareSection, DistillSection, Recipe
+from kdedge.trained import ComparedArm, ComparedStudent, TrainedLesson
 
 DISTILLED, ALONE = "distilled", "no teacher"
 

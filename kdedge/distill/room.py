@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kdedge.artifact import CacheChoice
 from kdedge.errors import RecipeError
 from kdedge.recipe import CacheSection
+from kdedge.trained import CacheChoice
 
 
 def decided(views: int | None, cache: CacheSection) -> CacheChoice | None:

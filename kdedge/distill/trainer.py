@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdedge import progress
-from kdedge.artifact import CachedView, ModelFiles, PreparedData, TeacherFiles
+from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
 from kdedge.distill.acceleration import accelerated
 from kdedge.distill.cache import Remembered
 from kdedge.distill.ensemble import Teacher
@@ -14,6 +14,7 @@ from kdedge.distill.loop import train
 from kdedge.distill.spec import TrainingSpec, wanted_of_all
 from kdedge.models.spec import ModelSpec
 from kdedge.ranks import everywhere
+from kdedge.trained import CachedView
 
 RESUMABLE = True
 TOOLS = ("torch", "accelerate")

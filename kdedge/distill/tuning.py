@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kdedge.artifact import CachedView, ImportPath, PreparedData, SplitSource, TeacherFiles
+from kdedge.artifact import ImportPath, PreparedData, SplitSource, TeacherFiles
 from kdedge.distill.candidates import ALPHAS, SEARCHED, TEMPERATURES, Entries, Space
 from kdedge.distill.losses import LOSSES
 from kdedge.distill.spec import TeacherSpec, TrainingSpec
@@ -17,6 +17,7 @@ from kdedge.models.spec import ModelSpec
 from kdedge.recipe import CacheSection
 from kdedge.record import digest_of
 from kdedge.source import closure_of
+from kdedge.trained import CachedView
 
 HELD_OUT = 0.2
 """The share of the training data on which students are compared, and on which none of them is trained."""

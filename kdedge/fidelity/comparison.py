@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdedge.artifact import ArmScores, ComparedArm, ComparedStudent, Comparison, PreparedData, SeedScores
+from kdedge.artifact import PreparedData
 from kdedge.data import open_examples
 from kdedge.data.examples import Examples
 from kdedge.errors import KdedgeError
@@ -17,6 +17,7 @@ from kdedge.fidelity.forward import model_outputs
 from kdedge.fidelity.scoring import checked_logits, task_scores
 from kdedge.intervals import is_share, mean_over_runs
 from kdedge.tasks.contract import Task
+from kdedge.trained import ArmScores, ComparedArm, ComparedStudent, Comparison, SeedScores
 
 TOOLS = ("numpy", "torch")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdedge.artifact import ArmScores, Comparison, TrainingCost
 from kdedge.estimate import FRACTION
 from kdedge.report import figures
 from kdedge.report.layout import Block, Prose, Section, Table, TableCell
 from kdedge.report.result import RunResult
+from kdedge.trained import ArmScores, Comparison, TrainingCost
 
 _SECONDS = ((3600.0, "h"), (60.0, "min"), (0.0, "s"))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.artifact import CachedView, TrainedLesson
+from kdedge.trained import CachedView, TrainedLesson
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.artifact import (
-    ArmScores,
-    Artifact,
-    Cell,
-    Comparison,
-    DeviceIdentity,
-    ModelFiles,
-    References,
-    TeacherFiles,
-    TrainedLesson,
-    TrainingCost,
-)
+from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
 from kdedge.report.figures import why
 from kdedge.report.kept import kept_json
+from kdedge.trained import ArmScores, Comparison, TrainedLesson, TrainingCost
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from cache_world import SHOWN, both, kept, made
 from distill_world import StopAfter, StoppedError, image_data, spec, training
 
 from kdedge import progress
-from kdedge.artifact import CachedView, PreparedData, TeacherFiles
+from kdedge.artifact import PreparedData, TeacherFiles
 from kdedge.distill.batches import Batch
 from kdedge.distill.cache import Remembered, fill
 from kdedge.distill.fingerprint import sha256
 from kdedge.distill.spec import TrainingSpec
 from kdedge.distill.trainer import distill
 from kdedge.errors import TrainingError
+from kdedge.trained import CachedView
 from kdedge.workspace import Workspace
 
 LOGITS = ("logits",)

@@ -16,7 +16,7 @@ from cache_world import made
 from distill_world import spec
 from torch import Tensor, nn
 
-from kdedge.artifact import CacheChoice, ImportPath, ModelFiles, PreparedData, TeacherFiles
+from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.distill.batches import Batches, Plan
 from kdedge.distill.cache import Remembered, fill
@@ -31,6 +31,7 @@ from kdedge.models.catalog import resolve
 from kdedge.models.load import build, to_files
 from kdedge.models.spec import ModelSpec
 from kdedge.recipe import CacheSection, DataSection, DistillSection, ModelSection, TokenizerSection
+from kdedge.trained import CacheChoice
 
 KD = ({"ce": 0.5}, {"kd": 2.0})
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdedge.artifact import ComparedArm, ComparedStudent, ImportPath, PreparedData, SeedScores
+from kdedge.artifact import ImportPath, PreparedData
 from kdedge.errors import KdedgeError
 from kdedge.fidelity.comparison import compare, evaluate
 from kdedge.recipe import DataSection, ModelSection
 from kdedge.tasks.prepare import prepare
+from kdedge.trained import ComparedArm, ComparedStudent, SeedScores
 
 Curves = dict[int, tuple[float, ...]]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import made_results as made
 import pytest
 
-from kdedge.artifact import SeedScores, TrainingCost
 from kdedge.fidelity.comparison import compare
 from kdedge.report.comparison import comparison, lines
 from kdedge.report.layout import Prose, Table
 from kdedge.report.page import page_of, render
 from kdedge.report.result import RunResult
+from kdedge.trained import SeedScores, TrainingCost
 
 TAUGHT = ((0.70, 0.84), (0.88, 0.86), (0.60, 0.88))
 ALONE = ((0.70, 0.82), (0.60, 0.83), (0.60, 0.84))

@@ -11,13 +11,13 @@ import pytest
 import small_recipes
 from rich.console import Console
 
-from kdedge.artifact import CacheChoice, CachedView, TrainedLesson
 from kdedge.cli.table import print_result
 from kdedge.report.kept import kept_in, kept_json
 from kdedge.report.layout import Bullets, Table
 from kdedge.report.page import page_of, render
 from kdedge.report.result import RunResult
 from kdedge.report.teacher_cost import lines, teacher_cost
+from kdedge.trained import CacheChoice, CachedView, TrainedLesson
 
 ON = CacheChoice(True, "it pays", teacher_ms=2.0, read_ms=0.005, view_bytes=1_000_000, epochs=30)
 OFF = CacheChoice(False, "a loss compares whole feature maps")
