@@ -6,6 +6,7 @@ The others wait until they are called (`serve`), so that nothing is read, locked
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
@@ -135,8 +136,20 @@ def _connect() -> None:
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "accelerate", "train", "running in several processes") from error
     # Without `cpu` Accelerate takes processes of a machine without an accelerator for strangers.
+    owned = not torch.distributed.is_initialized()
     PartialState(cpu=not torch.accelerator.is_available())
+    if owned:
+        # Left to the end of the process, threads of the groups may outlive what they work for, which aborts the process.
+        atexit.register(_disconnect)
     _launch.group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def _disconnect() -> None:
+    from torch import distributed
+
+    _launch.group = None
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _broadcast(value: Any) -> Any:

@@ -12,7 +12,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "init", "run", "distill", "export", "validate", "profile", "bundle", "report", "inspect", "verify", "gate", "recipe", "devices")
+COMMANDS = (
+    "demo",
+    "init",
+    "run",
+    "distill",
+    "export",
+    "validate",
+    "profile",
+    "bundle",
+    "report",
+    "inspect",
+    "verify",
+    "gate",
+    "doctor",
+    "tune",
+    "recipe",
+    "devices",
+)
 
 pytestmark = pytest.mark.slow
 

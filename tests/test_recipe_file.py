@@ -133,7 +133,7 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("profil.launches=3", "--set profil.launches=3: profil: unknown key; did you mean `profile`? (allowed: data, devices,"),
+        ("profil.launches=3", "--set profil.launches=3: profil: unknown key; did you mean `profile`? (allowed: compare, data, devices,"),
         ("profile.lanches=3", "--set profile.lanches=3: profile.lanches: unknown key; did you mean `launches`?"),
         ("distill.epochs=many", "--set distill.epochs=many: distill.epochs: must be a whole number, not 'many'"),
         ("distill.epochs", "--set distill.epochs: is not key=value; write it like --set distill.epochs=2 or --set export.0.batch=4"),
@@ -156,7 +156,11 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("distill:", "distil:", "r.yaml:6: distil: unknown key; did you mean `distill`? (allowed: data, devices, distill, export, gate, name,"),
+        (
+            "distill:",
+            "distil:",
+            "r.yaml:6: distil: unknown key; did you mean `distill`? (allowed: compare, data, devices, distill, export, gate, name,",
+        ),
         ("epochs: 30", "epoch: 30", "r.yaml:7: distill.epoch: unknown key; did you mean `epochs`?"),
         ("epochs: 30", "epochs: 30.5", "r.yaml:7: distill.epochs: must be a whole number, not 30.5"),
         ("epochs: 30", 'epochs: "30"', "r.yaml:7: distill.epochs: must be a whole number, not '30'"),
@@ -201,7 +205,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         (
             "weights: w",
             "weihgts: w",
-            "r.yaml:4: teacher.weihgts: unknown key; did you mean `weights`? (allowed: arguments, model, normalize, train, weight, weights)",
+            "r.yaml:4: teacher.weihgts: unknown key; did you mean `weights`? (allowed: arguments, classes, model, normalize, temperature,",
         ),
         ("weights: w/teacher.safetensors, ", "", "r.yaml:4: teacher: `kdedge:resnet56-cifar` has no weights and nothing trains it"),
         ("kdedge:resnet20-cifar", "resnet20", "r.yaml:5: student.model: `resnet20` is not a model: write kdedge:NAME,"),

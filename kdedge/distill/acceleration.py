@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from kdedge import ranks
 from kdedge.distill.schedule import Moment
-from kdedge.distill.step import Scene, Step
 from kdedge.errors import MissingExtra, TrainingError
 
 try:
+    import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 except ModuleNotFoundError as missing:
     raise MissingExtra(missing.name or "accelerate", "train", "training") from missing
+
+if TYPE_CHECKING:
+    from kdedge.distill.step import Scene, Step
 
 
 @contextmanager

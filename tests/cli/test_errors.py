@@ -21,6 +21,7 @@ KINDS = {
     errors.DataError: 2,
     errors.ModelError: 2,
     errors.TrainingError: 2,
+    errors.Diverged: 2,
     errors.ExportError: 2,
     errors.DialectError: 2,
     errors.DeviceError: 2,

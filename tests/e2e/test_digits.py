@@ -174,9 +174,9 @@ def test_a_changed_temperature_trains_the_student_again_and_nothing_before_it(co
 
 def test_a_changed_loss_file_trains_the_student_again_and_nothing_before_it(copy: Copy) -> None:
     loss = copy.folder / "kdedge" / "distill" / "losses" / "kd.py"
-    formula = "return divergence.mean() * temperature**2"
+    formula = "return (divergence * temperature**2).mean()"
     assert formula in loss.read_text()
-    loss.write_text(loss.read_text().replace(formula, "return divergence.mean() * temperature"))
+    loss.write_text(loss.read_text().replace(formula, "return (divergence * temperature).mean()"))
     assert copy.run().made == AFTER_THE_STUDENT
 
 
