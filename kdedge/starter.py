@@ -9,7 +9,7 @@ from kdedge.errors import RecipeError
 
 _IMAGES = """\
 # yaml-language-server: $schema=recipe.schema.json      (write it once: kdedge recipe schema > recipe.schema.json)
-# Run it: kdedge run NAME.yaml        Check it alone: kdedge recipe check NAME.yaml        Paths are relative to this file.
+# Run it: kdedge run NAME.yaml        What would waste hours: kdedge doctor NAME.yaml        Paths are relative to this file.
 name: NAME
 task: image-classification
 
@@ -35,6 +35,10 @@ distill:
   losses:
     - {ce: 0.1}                      # the labels
     - {kd: 9.0, temperature: 2, standardize: true}    # the teacher's logits
+  # views: 5                         # that many augmented views of an image instead of a new one each epoch: the teacher is asked once about each
+  # precision: bf16                  # halves a step on processors that have it
+
+# compare: {seeds: 3, baseline: true}    # what the teacher is worth, over three seeds, against a student without one
 
 export:
   - {target: onnxruntime-x86, precision: [fp32, int8]}
@@ -53,7 +57,7 @@ gate:
 
 _TEXTS = """\
 # yaml-language-server: $schema=recipe.schema.json      (write it once: kdedge recipe schema > recipe.schema.json)
-# Run it: kdedge run NAME.yaml        Check it alone: kdedge recipe check NAME.yaml        Paths are relative to this file.
+# Run it: kdedge run NAME.yaml        What would waste hours: kdedge doctor NAME.yaml        Paths are relative to this file.
 name: NAME
 task: text-classification
 
