@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONDONTWRITEBYTECODE := 1
 
-BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime
+BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling
 
 .PHONY: setup demo test test-vision lint types bench bench-distill data clean
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdedge.artifact import DeviceIdentity
 from kdedge.devices.transport import Transport
+from kdedge.measured import DeviceIdentity
 
 
 @dataclass(frozen=True)

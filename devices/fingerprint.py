@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from kdedge.artifact import DeviceIdentity
+from kdedge.measured import DeviceIdentity
 from kdedge.runtimes import ADAPTERS, adapter
 
 _MACHINES = {"amd64": "x86_64", "x86-64": "x86_64", "arm64": "aarch64"}

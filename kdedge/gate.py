@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from kdedge.artifact import Cell
 from kdedge.errors import RecipeError
 from kdedge.estimate import FRACTION, Estimate
+from kdedge.measured import Cell
 from kdedge.targets import TARGETS
 
 Outcome = Literal["pass", "fail", "inconclusive", "not-run"]

@@ -12,28 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from kdedge.artifact import (
-    Artifact,
-    CalibratedRanges,
-    Cell,
-    DeviceIdentity,
-    EncodedInputs,
-    Fidelity,
-    FloatGraph,
-    ImportPath,
-    Latency,
-    Lineage,
-    ModelFiles,
-    PreparedData,
-    References,
-    TeacherFiles,
-)
+from kdedge.artifact import Artifact, CalibratedRanges, EncodedInputs, FloatGraph, ImportPath, Lineage, ModelFiles, PreparedData, TeacherFiles
 from kdedge.checks import check_fit, check_recipe
 from kdedge.costs import cost_of
 from kdedge.data import samples_of, sources_of
 from kdedge.devices import DEVICES, open_device
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.gate import decide, parse_policy
+from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
 from kdedge.recipe import Recipe
 from kdedge.report.kept import cost_file
 from kdedge.report.result import RunResult, publish

@@ -105,6 +105,7 @@ def serve() -> Any:
     except KeyboardInterrupt:
         sys.exit(2)  # the first process says so
     except Exception:
+        # Raised again, after the first process, which met it too, has told it.
         time.sleep(_GRACE)
         raise
 

@@ -36,7 +36,7 @@ distill:
     - {ce: 0.1}                      # the labels
     - {kd: 9.0, temperature: 2, standardize: true}    # the teacher's logits
   # views: 5                         # that many augmented views of an image instead of a new one each epoch: the teacher is asked once about each
-  # precision: bf16                  # halves a step on processors that have it
+  # precision: bf16                  # much faster steps on processors that have it
 
 # compare: {seeds: 3, baseline: true}    # what the teacher is worth, over three seeds, against a student without one
 

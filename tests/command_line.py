@@ -11,6 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+# Every command of the program.
+COMMANDS = (
+    *("demo", "init", "run", "distill", "export", "validate", "profile", "bundle", "report"),
+    *("inspect", "verify", "gate", "doctor", "tune", "recipe", "devices"),
+)
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -179,3 +179,14 @@ def of_wrong_shape(student_logits: Tensor, labels: Tensor) -> Tensor:
 def warm(student_logits: Tensor, temperature: float | Tensor = 1.0, sign: float = 1.0) -> Tensor:
     """A loss that grows with its temperature (with `sign` -1: falls)."""
     return student_logits.square().mean() + sign * torch.as_tensor(temperature) * 0.1
+
+
+def made(folder: Path) -> Path:
+    """The folder of a stage, which finds it there."""
+    folder.mkdir(parents=True)
+    return folder
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    """What a stage left in its folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -12,24 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kdedge.artifact import (
-    Artifact,
-    Cell,
-    DeviceIdentity,
-    Fidelity,
-    GraphFile,
-    ImageEncoder,
-    ImportPath,
-    Latency,
-    Lineage,
-    ModelFiles,
-    References,
-    TeacherFiles,
-    TensorSpec,
-)
+from kdedge.artifact import Artifact, GraphFile, ImageEncoder, ImportPath, Lineage, ModelFiles, TeacherFiles, TensorSpec
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import decide, parse_policy
+from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
 from kdedge.report.result import RunResult
 from kdedge.tasks import TASKS
 

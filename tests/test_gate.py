@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdedge.artifact import Artifact, Cell, Fidelity, GraphFile, ImageEncoder, Latency, Lineage, Status
+from kdedge.artifact import Artifact, GraphFile, ImageEncoder, Lineage
 from kdedge.errors import RecipeError
 from kdedge.estimate import Estimate
 from kdedge.gate import decide, parse_policy
+from kdedge.measured import Cell, Fidelity, Latency, Status
 
 Limits = tuple[float, float] | None
 

@@ -18,7 +18,7 @@ LEVELS: list[set[str]] = [
     {"estimate", "errors", "progress"},
     {"intervals", "ranks"},
     {"artifact"},
-    {"trained"},
+    {"trained", "measured"},
     {"devices", "source", "record", "eviction"},
     {"recipe", "targets", "workspace"},
     {"recipe_file", "starter", "costs"},

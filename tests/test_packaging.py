@@ -10,26 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from command_line import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = (
-    "demo",
-    "init",
-    "run",
-    "distill",
-    "export",
-    "validate",
-    "profile",
-    "bundle",
-    "report",
-    "inspect",
-    "verify",
-    "gate",
-    "doctor",
-    "tune",
-    "recipe",
-    "devices",
-)
 
 pytestmark = pytest.mark.slow
 

@@ -53,7 +53,11 @@ def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
     assert len(block.splitlines()) <= 25
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+# The teacher of this one is made by hand, as its first lines say; tests/e2e/test_strategies.py makes it and runs the recipe whole.
+MADE_BY_HAND = "digits-onnx-teacher.yaml"
+
+
+@pytest.mark.parametrize("path", sorted(path for path in (ROOT / "examples").glob("*.yaml") if path.name != MADE_BY_HAND), ids=lambda path: path.name)
 def test_every_example_is_a_recipe_that_can_be_run_where_its_data_is(path: Path) -> None:
     recipe = load_recipe(path)
     missing = [str(file) for file in files_of(recipe) if not file.exists()]

@@ -51,11 +51,11 @@ def test_the_closure_of_a_module_changes_with_what_it_reaches_and_with_nothing_e
 
         return read
 
-    plain = closure_of("kdedge.artifact", reading(None)).digest
+    plain = closure_of("kdedge.measured", reading(None)).digest
     assert "kdedge.estimate" in touched
     assert "kdedge.workspace" not in touched
-    assert closure_of("kdedge.artifact", reading("kdedge.estimate")).digest != plain
-    assert closure_of("kdedge.artifact", reading("kdedge.workspace")).digest == plain
+    assert closure_of("kdedge.measured", reading("kdedge.estimate")).digest != plain
+    assert closure_of("kdedge.measured", reading("kdedge.workspace")).digest == plain
 
 
 def test_a_module_without_source_is_named() -> None:

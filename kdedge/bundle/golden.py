@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.artifact import Artifact, Cell, EncodedInputs, References
+from kdedge.artifact import Artifact, EncodedInputs
 from kdedge.errors import BundleError
+from kdedge.measured import Cell, References
 
 Array = npt.NDArray[Any]
 

@@ -23,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge import runtimes
-from kdedge.artifact import Artifact, Cell, EncodedInputs, GraphFile, References, TextEncoder
+from kdedge.artifact import Artifact, EncodedInputs, GraphFile, TextEncoder
 from kdedge.bundle import self_check
 from kdedge.bundle.golden import Golden, choose
 from kdedge.bundle.manifest import KIND, MANIFEST, SCHEMA, as_plain, describe_file, encoder_as_data, manifest_bytes, spec_as_data
 from kdedge.errors import BundleError
+from kdedge.measured import Cell, References
 
 # Named so that a change in any of them makes a new bundle: together they import every file that ships in kdedge_worker/.
 from kdedge.runtimes import onnxruntime, openvino, tensorrt, torch, worker

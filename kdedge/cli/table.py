@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kdedge.artifact import Cell
 from kdedge.estimate import Estimate
+from kdedge.measured import Cell
 from kdedge.report.comparison import lines as comparison_lines
 from kdedge.report.figures import executed, interval, name_of, size, split, why
 from kdedge.report.result import RunResult

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.artifact import Cell, ImportPath, References
+from kdedge.artifact import ImportPath
 from kdedge.estimate import Estimate
 from kdedge.fidelity.scoring import task_scores
 from kdedge.intervals import mean_estimate, paired_difference
+from kdedge.measured import Cell, References
 from kdedge.tasks.contract import Task
 
 FLOAT_PRECISIONS = ("fp32", "fp16")

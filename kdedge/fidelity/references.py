@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.artifact import EnsembleScores, ModelFiles, PreparedData, References, TeacherFiles
+from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.examples import Examples
 from kdedge.data.npy import save_npy
@@ -20,6 +20,7 @@ from kdedge.fidelity.ensemble import ensemble_logits, read_logits
 from kdedge.fidelity.forward import model_outputs
 from kdedge.fidelity.scoring import checked_logits, task_scores
 from kdedge.intervals import mean_estimate, paired_difference
+from kdedge.measured import EnsembleScores, References
 from kdedge.tasks.contract import Task
 
 TOOLS = ("numpy", "torch", "onnxruntime")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge import progress
-from kdedge.artifact import Artifact, DeviceIdentity, EncodedInputs, Fidelity, ImportPath, References
+from kdedge.artifact import Artifact, EncodedInputs, ImportPath
 from kdedge.data.npy import save_npy
 from kdedge.devices import open_device
 from kdedge.devices.jobs import run_job
@@ -23,6 +23,7 @@ from kdedge.fidelity.agreement import top1_agreement
 from kdedge.fidelity.divergence import kl_divergence, largest_error, sqnr_estimate
 from kdedge.fidelity.scoring import checked_logits, task_scores
 from kdedge.intervals import mean_estimate
+from kdedge.measured import DeviceIdentity, Fidelity, References
 from kdedge.runtimes.job import Job, Result
 from kdedge.tasks.contract import Task
 

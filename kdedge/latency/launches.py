@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from kdedge import progress
-from kdedge.artifact import Artifact, DeviceIdentity, EncodedInputs, Latency
+from kdedge.artifact import Artifact, EncodedInputs
 from kdedge.data.npy import save_npy
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
 from kdedge.errors import DeviceError, MeasurementError
 from kdedge.latency.summary import Launch, summarize
+from kdedge.measured import DeviceIdentity, Latency
 from kdedge.recipe import ProfileSection
 from kdedge.runtimes.job import Job, LaunchRule
 

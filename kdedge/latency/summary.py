@@ -37,7 +37,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of `kdedge.artifact.Latency` before they are put there."""
+    """The figures of `kdedge.measured.Latency` before they are put there."""
 
     figures: dict[str, Estimate]
     device_figures: dict[str, Estimate]

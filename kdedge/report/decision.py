@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kdedge.artifact import Cell
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import FIGURES, CellVerdict, RuleVerdict, TargetVerdict
+from kdedge.measured import Cell
 from kdedge.report import figures
 from kdedge.report.layout import Block, Bullets, Card, Cards, Commands, Section, Table, TableCell, Tile
 from kdedge.report.result import RunResult

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdedge.artifact import Artifact, Cell
+from kdedge.artifact import Artifact
 from kdedge.estimate import Estimate
+from kdedge.measured import Cell
 
 
 def interval(estimate: Estimate | None) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kdedge.artifact import Cell, ImportPath
+from kdedge.artifact import ImportPath
 from kdedge.estimate import Estimate
 from kdedge.fidelity.attribution import Step, attribute
+from kdedge.measured import Cell
 from kdedge.report import drawings, figures
 from kdedge.report.layout import Block, Bullets, Plot, Section, Table, TableCell
 from kdedge.report.plots import pareto, timed

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kdedge.artifact import Cell
 from kdedge.errors import MissingExtra
 from kdedge.estimate import FRACTION, Estimate
+from kdedge.measured import Cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

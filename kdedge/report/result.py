@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.artifact import Artifact, Cell, DeviceIdentity, ModelFiles, References, TeacherFiles
+from kdedge.artifact import Artifact, ModelFiles, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
+from kdedge.measured import Cell, DeviceIdentity, References
 from kdedge.report.figures import why
 from kdedge.report.kept import kept_json
 from kdedge.trained import ArmScores, Comparison, TrainedLesson, TrainingCost

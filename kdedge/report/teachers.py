@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kdedge.artifact import EnsembleScores, TeacherFiles
+from kdedge.artifact import TeacherFiles
+from kdedge.measured import EnsembleScores
 from kdedge.report import figures
 from kdedge.report.layout import Block, Prose, Section, Table, TableCell
 from kdedge.report.result import RunResult

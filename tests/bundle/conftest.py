@@ -12,24 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdedge.artifact import (
-    Artifact,
-    Cell,
-    Dimension,
-    EncodedInputs,
-    Encoder,
-    Fidelity,
-    GraphFile,
-    ImageEncoder,
-    InputBucket,
-    Latency,
-    Lineage,
-    References,
-    TensorSpec,
-    TextEncoder,
-)
+from kdedge.artifact import Artifact, Dimension, EncodedInputs, Encoder, GraphFile, ImageEncoder, InputBucket, Lineage, TensorSpec, TextEncoder
 from kdedge.bundle.pack import Bundle, pack
 from kdedge.estimate import Estimate
+from kdedge.measured import Cell, Fidelity, Latency, References
 
 Array = npt.NDArray[Any]
 WEIGHT = np.random.default_rng(7).normal(size=(12, 5)).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import ROOT, Program, started
+from command_line import COMMANDS, ROOT, Program, started
 
 from kdedge.devices import DEVICES
 from kdedge.recipe_file import load_recipe
@@ -21,23 +21,7 @@ from kdedge.starter import STARTERS
 def test_the_module_is_the_program(tmp_path: Path) -> None:
     ended = started("--help", folder=tmp_path)
     assert (ended.code, ended.err) == (0, "")
-    for command in (
-        "demo",
-        "init",
-        "run",
-        "distill",
-        "export",
-        "validate",
-        "profile",
-        "bundle",
-        "report",
-        "doctor",
-        "inspect",
-        "verify",
-        "gate",
-        "recipe",
-        "devices",
-    ):
+    for command in COMMANDS:
         assert f" {command} " in ended.out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distill_world import StopAfter, StoppedError, spec, training
+from distill_world import StopAfter, StoppedError, made, spec, training
 
 from kdedge import progress
 from kdedge.artifact import PreparedData
@@ -17,11 +17,6 @@ from kdedge.distill.trainer import distill
 from kdedge.errors import MissingExtra
 
 TERMS: tuple[dict[str, Any], ...] = ({"ce": {0: 1.0, 1: 0.5}}, {"distill_world:small": 2.0, "start": 0.3, "stop": 0.6})
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:

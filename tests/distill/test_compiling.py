@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from distill_world import StopAfter, StoppedError, spec, training
+from distill_world import StopAfter, StoppedError, made, spec, training
 from safetensors.torch import load_file
 
 from kdedge import progress
@@ -26,11 +26,6 @@ LOSSES = ({"ce": 0.5}, {"kd": 1.0}, {"fitnet": 0.1, "layers": ["conv"]}, {"at": 
 @pytest.fixture
 def teacher(data: PreparedData, tmp_path: Path) -> TeacherFiles:
     return obtain((TeacherSpec(spec(width=8), training(epochs=1)),), data, 5, folder=made(tmp_path / "teacher"))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def losses_of(folder: Path) -> list[dict[str, Any]]:

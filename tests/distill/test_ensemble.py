@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from distill_world import CLASSES, ENCODER, SIDE, spec, training
+from distill_world import CLASSES, ENCODER, SIDE, made, spec, training
 from onnx import TensorProto, helper, numpy_helper
 from small_recipes import BASE, SMALL, Plain, kdedge, run, write
 from torch import Tensor
@@ -39,11 +39,6 @@ MAP = (2, 0, 4)  # dark, left and right among them
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits-ensemble.yaml"
 COARSE = ImageEncoder((4, 4), resize=4)
 KD = ({"ce": 0.5}, {"kd": 2.0, "temperature": 2.0})
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
 
 
 def member(folder: Path, seed: int, model: ModelSpec) -> ModelFiles:

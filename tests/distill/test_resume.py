@@ -9,7 +9,7 @@ from typing import Any
 import distill_world
 import pytest
 import torch
-from distill_world import StopAfter, StoppedError, spec, training
+from distill_world import StopAfter, StoppedError, made, outcome, spec, training
 
 from kdedge import progress
 from kdedge.artifact import PreparedData, TeacherFiles
@@ -48,15 +48,6 @@ WAYS: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {
 @pytest.fixture
 def teacher(data: PreparedData, tmp_path: Path) -> TeacherFiles:
     return obtain((TeacherSpec(spec(width=8), training(epochs=1)),), data, SEED, folder=made(tmp_path / "teacher"))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
-def outcome(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def stopped_and_resumed(step: int, how: TrainingSpec, teacher: TeacherFiles | None, data: PreparedData, folder: Path) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distill_world import ENCODER, StopAfter, StoppedError, image_data, spec, training
+from distill_world import ENCODER, StopAfter, StoppedError, image_data, made, outcome, spec, training
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -42,15 +42,6 @@ STUDENT_KEYS = set(build(spec()).state_dict())
 @pytest.fixture
 def teacher(data: PreparedData, tmp_path: Path) -> TeacherFiles:
     return obtain((TeacherSpec(spec(width=8), training(epochs=1)),), data, SEED, folder=made(tmp_path / "teacher"))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
-def outcome(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def terms(folder: Path) -> list[set[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from distill_world import ENCODER, SIDE, StopAfter, StoppedError, spec, training
+from distill_world import ENCODER, SIDE, StopAfter, StoppedError, made, spec, training
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,11 +28,6 @@ from kdedge.models.load import build, to_files
 from kdedge.models.spec import ModelSpec, inputs_of
 
 KD = ({"ce": 0.5}, {"kd": 2.0, "temperature": 2.0})
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
 
 
 def member(folder: Path, seed: int, model: ModelSpec | None = None) -> ModelFiles:

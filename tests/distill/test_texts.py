@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distill_world import StopAfter, StoppedError, training
+from distill_world import StopAfter, StoppedError, made, training
 
 from kdedge import progress
 from kdedge.artifact import ImportPath, PreparedData
@@ -65,8 +65,3 @@ def test_a_stopped_text_student_resumes_to_the_same_bytes(texts: PreparedData, t
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (straight, broken)]
     assert set(files[0]) == {"model.safetensors", "metrics.jsonl"}
     assert files[0] == files[1]
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder

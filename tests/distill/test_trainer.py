@@ -15,7 +15,7 @@ import distill_world
 import numpy as np
 import pytest
 import torch
-from distill_world import StopAfter, StoppedError, image_data, spec, training
+from distill_world import StopAfter, StoppedError, image_data, made, outcome, spec, training
 from safetensors.torch import load_file
 
 from kdedge import progress
@@ -35,16 +35,6 @@ FULL: dict[str, Any] = {"ema": 0.9, "clip_norm": 1.0, "warmup_epochs": 1.0, "vie
 @pytest.fixture
 def teacher(data: PreparedData, tmp_path: Path) -> TeacherFiles:
     return obtain((TeacherSpec(spec(width=8), training(epochs=2)),), data, SEED, folder=made(tmp_path / "teacher"))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
-def outcome(folder: Path) -> dict[str, bytes]:
-    """All files of a stage's folder: nothing else may be there."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 class Heard(progress.Silent):

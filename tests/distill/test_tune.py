@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from distill_world import image_data, spec, training
+from distill_world import image_data, made, spec, training
 from optuna.trial import TrialState
 
 from kdedge import progress
@@ -53,11 +53,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Search:
     kept = tuple(fill(teacher, ("logits",), data, how.shown(SEED), view, None, folder=made(folder / f"view{view}")) for view in range(2))
     what = Search("made", spec(dropout=0.0), how, teacher, data, held, space_around(section), OWN_LOSSES, ("logits",), kept, SEED, trials=7)
     return replace(what, about=about(what, (TeacherSpec(spec(width=8), training(epochs=2)),), lambda path: "a file"))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
 
 
 def sqlite(folder: Path) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kdedge.artifact import Artifact, EncodedInputs, GraphFile, ImageEncoder, InputBucket, Lineage, References, TensorSpec
+from kdedge.artifact import Artifact, EncodedInputs, GraphFile, ImageEncoder, InputBucket, Lineage, TensorSpec
+from kdedge.measured import References
 
 SIZE, CLASSES = 41, 3
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdedge.artifact import Cell, Fidelity, ImportPath, Latency, References
+from kdedge.artifact import ImportPath
 from kdedge.fidelity.attribution import attribute
 from kdedge.intervals import mcnemar
+from kdedge.measured import Cell, Fidelity, Latency, References
 
 TASK = ImportPath("kdedge.tasks.image_classification:TASK")
 SIZE = 40

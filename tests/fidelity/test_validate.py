@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kdedge.artifact import DeviceIdentity, Fidelity, ImportPath
+from kdedge.artifact import ImportPath
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.errors import DeviceError
 from kdedge.fidelity import validate as module
 from kdedge.fidelity.validate import validate, validation_job
+from kdedge.measured import DeviceIdentity, Fidelity
 from kdedge.runtimes.job import Job, Result
 
 TASK = ImportPath("kdedge.tasks.image_classification:TASK")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdedge.artifact import Artifact, DeviceIdentity, Dimension, EncodedInputs, GraphFile, ImageEncoder, InputBucket, Lineage, TensorSpec
+from kdedge.artifact import Artifact, Dimension, EncodedInputs, GraphFile, ImageEncoder, InputBucket, Lineage, TensorSpec
 from kdedge.errors import DeviceError
 from kdedge.latency import launches as module
 from kdedge.latency.launches import launch_job, profile
+from kdedge.measured import DeviceIdentity
 from kdedge.recipe import ProfileSection
 from kdedge.runtimes.job import Job, Result
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from kdedge.artifact import Cell
 from kdedge.estimate import Estimate
+from kdedge.measured import Cell
 from kdedge.report import plots
 from kdedge.report.drawings import shares, whisker
 from kdedge.report.plots import pareto, timed

@@ -10,9 +10,9 @@ import made_results as made
 import pytest
 from rich.console import Console
 
-from kdedge.artifact import EnsembleScores
 from kdedge.cli.table import print_result
 from kdedge.estimate import FRACTION, Estimate
+from kdedge.measured import EnsembleScores
 from kdedge.report.layout import Prose, Table
 from kdedge.report.page import page_of, render
 from kdedge.report.result import RunResult

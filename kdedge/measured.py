@@ -1,0 +1,116 @@
+"""What was measured, as plain data: references, fidelity and latency of an artifact on a device, and what a device is known by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kdedge.artifact import Artifact
+from kdedge.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class EnsembleScores:
+    """Whether several teachers are worth more than the best of them, on the same held-out examples.
+
+    `members`: the task metric of each, in their order; `best`: the place of the highest. `difference`: metric of the ensemble minus that of the
+    best member, paired; `gained` and `lost`: examples that the ensemble scores higher and lower; `p_value`: McNemar's exact test, None where
+    scores are not 0 or 1.
+    """
+
+    members: tuple[Estimate, ...]
+    best: int
+    difference: Estimate
+    gained: int
+    lost: int
+    p_value: float | None
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the ensemble beats its best member: None where the interval of the difference reaches across zero, or there is none."""
+        low, high = self.difference.interval or (-1.0, 1.0)
+        if low == high == 0:  # the same score on every example
+            return False
+        return True if low > 0 else False if high < 0 else None
+
+
+@dataclass(frozen=True)
+class References:
+    """Outputs that artifacts are compared with, on the same examples in the same order (`.npy`, float32).
+
+    `teacher` is None where the recipe has none; `student` are the float student's in torch fp32 (or the given ONNX file's).
+    `scores` holds the task metric of both, and of the pair, as estimates: keys `teacher`, `student`, `agreement_teacher`. `ensemble` is there
+    where the teacher has several members.
+    """
+
+    labels: Path
+    student: dict[str, Path]
+    teacher: dict[str, Path] | None
+    scores: dict[str, Estimate]
+    worst: tuple[str, ...] = ()
+    ensemble: EnsembleScores | None = None
+
+
+Status = Literal["ok", "failed", "not-run"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How an artifact's outputs relate to the float student (conversion drift) and to the teacher (distillation gap).
+
+    `figures`: estimates by the names of the JSON (`metric`, `agreement_student`, `agreement_teacher`, `kl_student`, `kl_teacher`, `sqnr_db`);
+    `largest_error`: largest absolute logit difference from the float student. `executed`: how many layers ran in which dtype.
+    """
+
+    status: Status
+    reason: str
+    figures: dict[str, Estimate] = field(default_factory=dict)
+    largest_error: float | None = None
+    executed: dict[str, int] = field(default_factory=dict)
+    layers: Path | None = None
+    runtime_version: str = ""
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What launches on one device say. `figures`: `latency_median`, `latency_p90` (ms); `samples`: one `.npy` of int64 ns a launch.
+
+    `device_figures`: the same by the device's own clock, where it has one (CUDA events); `copies`: host-device copies in ms.
+    """
+
+    status: Status
+    reason: str
+    figures: dict[str, Estimate] = field(default_factory=dict)
+    device_figures: dict[str, Estimate] = field(default_factory=dict)
+    load_ms: Estimate | None = None
+    first_inference_ms: Estimate | None = None
+    peak_memory_mb: float | None = None
+    samples: tuple[Path, ...] = ()
+    launches: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One artifact on one device. `proxy`: the device is outside the artifact's target: its fidelity counts, its latency never."""
+
+    artifact: Artifact
+    device: str
+    status: Status
+    reason: str
+    fidelity: Fidelity
+    latency: Latency
+    proxy: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceIdentity:
+    """What a measurement is keyed by. `machines`: the kinds that this device is, as in `Target.machines` (e.g. x86_64, cuda);
+    `fingerprint`: facts that must be equal for two measurements to be comparable (model, OS, runtime versions, cores)."""
+
+    name: str
+    kind: str
+    machines: tuple[str, ...]
+    fingerprint: dict[str, str]
