@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kdedge.artifact import ImportPath, PreparedData, TeacherFiles
-from kdedge.checks import check_fit, check_recipe
-from kdedge.data import samples_of, sources_of
+from kdedge.artifact import ImportPath, TeacherFiles
+from kdedge.checks import check_recipe
 from kdedge.distill.doctor import Diagnosis
 from kdedge.distill.doctor.case import Case
 from kdedge.errors import KdedgeError
 from kdedge.models.catalog import resolve
 from kdedge.recipe import Recipe
-from kdedge.tasks import TASKS
-from kdedge.training import course_of, obtain_teacher, teacher_specs
+from kdedge.training import course_of, obtain_teacher, prepare_data, teacher_specs
 from kdedge.workspace import Workspace
 
 
@@ -26,9 +24,7 @@ def examine(recipe: Recipe, workspace: Workspace, *, taps: bool = False) -> Diag
         KdedgeError: the recipe or its data cannot be read, so that there is nothing to examine.
     """
     check_recipe(recipe, devices_too=False)
-    reads = (*sources_of(recipe.data), *samples_of(recipe.data))
-    data: PreparedData = workspace.stage("kdedge.tasks.prepare:prepare", ImportPath(TASKS[recipe.task]), recipe.data, recipe.seed, reads=reads)
-    check_fit(recipe, data)
+    data = prepare_data(recipe, workspace)
     training = data.part("train")
     specs, refused = teacher_specs(recipe, training), ""
     teacher: TeacherFiles | None = None

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from kdedge.artifact import Artifact, CalibratedRanges, EncodedInputs, FloatGraph, ImportPath, Lineage, ModelFiles, PreparedData, TeacherFiles
-from kdedge.checks import check_fit, check_recipe
+from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
-from kdedge.data import samples_of, sources_of
 from kdedge.devices import DEVICES, open_device
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.gate import decide, parse_policy
@@ -28,7 +27,7 @@ from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
 from kdedge.trained import Comparison
-from kdedge.training import obtain_contestants, obtain_student, obtain_teacher
+from kdedge.training import obtain_contestants, obtain_student, obtain_teacher, prepare_data
 from kdedge.workspace import Workspace, explained
 
 Until = Literal["distill", "export", "validate", "profile", "bundle", "report"]
@@ -58,11 +57,9 @@ def run(
     policy = parse_policy(recipe.gate, task.load().metric)
     identities = list(devices) if devices is not None else [open_device(name).identity for name in recipe.devices]
 
-    reads = (*sources_of(recipe.data), *samples_of(recipe.data))
-    data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)
+    data = prepare_data(recipe, workspace)
     # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
     training, calibrating, test = data.part("train"), data.part("train", calibration=True), data.part("test")
-    check_fit(recipe, data)
     teacher = obtain_teacher(recipe, training, workspace)
     student, lessons_taken = obtain_student(recipe, data, teacher, workspace)
     # All training is done before anything sees the test split.

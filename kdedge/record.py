@@ -63,6 +63,16 @@ def from_plain(value: Any, folder: Path, root: Path) -> Any:
     raise WorkspaceError(f"a record holds the unknown tag {value[_TAG]!r}")
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, read piece by piece.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def digest_of(value: Any, file_digest: Callable[[Path], str], code_digest: Callable[[str], str]) -> str:
     """A key for any input of a stage: the content of its files, the source of its code, and its plain values. A section's fields that are
     declared with `exclude=True` do not count.

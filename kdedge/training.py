@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
-from kdedge.checks import teachers_of
+from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
+from kdedge.checks import check_fit, teachers_of
 from kdedge.costs import keep_seconds
+from kdedge.data import samples_of, sources_of
 from kdedge.distill.contestants import Contestants, contestants, with_snapshots
 from kdedge.distill.lessons import Lesson, lessons
 from kdedge.distill.room import decided, within_limit
-from kdedge.distill.spec import TeacherSpec, wanted_of_all
+from kdedge.distill.spec import Shown, TeacherSpec, wanted_of_all
 from kdedge.distill.terms import training_spec
 from kdedge.models.catalog import resolve
 from kdedge.models.spec import ModelSpec
 from kdedge.recipe import CacheSection, DistillSection, Recipe
+from kdedge.tasks import TASKS
 from kdedge.trained import CachedView, TrainedLesson
 from kdedge.workspace import Workspace
+
+
+def prepare_data(recipe: Recipe, workspace: Workspace) -> PreparedData:
+    """The data, read once and checked, also against the models that it is for.
+
+    Raises:
+        DataError: it cannot be read, or examples are to be mixed that are no images of one size.
+        ModelError: a model does not fit it.
+    """
+    reads = (*sources_of(recipe.data), *samples_of(recipe.data))
+    task = ImportPath(TASKS[recipe.task])
+    data: PreparedData = workspace.stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)
+    check_fit(recipe, data)
+    return data
 
 
 def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:
@@ -95,25 +111,32 @@ def course_of(recipe: Recipe, section: DistillSection, data: PreparedData, *, ta
     )
 
 
+def ask_once(
+    teacher: TeacherFiles, wanted: tuple[str, ...], data: PreparedData, shown: Shown, views: int, cache: CacheSection, workspace: Workspace
+) -> tuple[CachedView, ...]:
+    """What the teacher says about each view, asked now or kept from before."""
+    calls = [("kdedge.distill.cache:fill", teacher, wanted, data, shown, view, cache.top_k) for view in range(views)]
+    with workspace.limited("cache.fill", cache.limit_gb, calls):
+        return tuple(workspace.stage(*call, label=f"view {view}/{views}") for view, call in enumerate(calls, start=1))
+
+
 def teach(lesson: Lesson, model: ModelSpec, teacher: TeacherFiles | None, data: PreparedData, seed: int, workspace: Workspace) -> TrainedLesson:
     """One lesson: what the teacher says is asked once where that pays, then the model is trained on it."""
     training, stage = lesson.training, workspace.stage
     wanted = wanted_of_all(training.terms)
     cache: CacheSection = getattr(training.section, "cache", CacheSection())
     views, choice = training.section.views, None
-    kept: list[CachedView] = []
+    kept: tuple[CachedView, ...] = ()
     if teacher is not None and wanted:
         choice = decided(views, cache)
-        asked = ("kdedge.distill.cache:fill", teacher, wanted, data, training.shown(seed))
-        calls = [(*asked, view, cache.top_k) for view in range(min(views or 0, training.section.epochs))]
+        count = min(views or 0, training.section.epochs)
         if choice is None:
             # Decided once for all who differ in their seed alone: what is compared must not be taught in two ways.
             alike = replace(training, section=training.section.model_copy(update={"seed": None}), snapshots=False)
             choice = stage("kdedge.distill.cache_choice:choose", teacher, alike, data, label=lesson.label)
-            choice = within_limit(choice, len(calls), cache)
+            choice = within_limit(choice, count, cache)
         if choice.use:
-            with workspace.limited("cache.fill", cache.limit_gb, calls):
-                kept = [stage(*call, label=f"view {view}/{len(calls)}") for view, call in enumerate(calls, start=1)]
-    files = stage("kdedge.distill.trainer:distill", model, training, teacher, data, seed, cache=tuple(kept), label=lesson.label)
+            kept = ask_once(teacher, wanted, data, training.shown(seed), count, cache, workspace)
+    files = stage("kdedge.distill.trainer:distill", model, training, teacher, data, seed, cache=kept, label=lesson.label)
     keep_seconds(workspace, workspace.events[-1])
-    return TrainedLesson(lesson.label, files, training.section.epochs, views, choice, tuple(kept))
+    return TrainedLesson(lesson.label, files, training.section.epochs, views, choice, kept)

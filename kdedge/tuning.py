@@ -5,21 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kdedge.artifact import ImportPath, PreparedData
-from kdedge.checks import check_fit, check_recipe
-from kdedge.data import samples_of, sources_of
+from kdedge.artifact import ImportPath
+from kdedge.checks import check_recipe
 from kdedge.data.held_out import hold_out
 from kdedge.distill.candidates import space_around
-from kdedge.distill.lessons import lessons
 from kdedge.distill.spec import wanted_of_all
 from kdedge.distill.tuning import HELD_OUT, VIEWS, Search, Tuning, about, for_trials, is_remembered
 from kdedge.errors import RecipeError
-from kdedge.models.catalog import resolve
 from kdedge.recipe import Recipe
 from kdedge.report.tuning import publish_tuning
-from kdedge.tasks import TASKS
-from kdedge.trained import CachedView
-from kdedge.training import obtain_teacher, teacher_specs
+from kdedge.training import ask_once, course_of, obtain_teacher, prepare_data, teacher_specs
 from kdedge.workspace import Workspace, explained
 
 
@@ -40,31 +35,19 @@ def tune(
         raise RecipeError(f"{recipe.name}: has no {'`distill` section' if section is None else 'teacher'}, so there is no teacher's weight to search")
     space = space_around(section)
     search = ImportPath("kdedge.distill.tune:search").load()  # first, so that a missing package is told before a teacher is trained
-    stage, task = workspace.stage, ImportPath(TASKS[recipe.task])
-    reads = (*sources_of(recipe.data), *samples_of(recipe.data))
-    data: PreparedData = stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)
-    check_fit(recipe, data)
-    data = data.part("train")
+    data = prepare_data(recipe, workspace).part("train")
     teacher = obtain_teacher(recipe, data, workspace)
     assert teacher is not None
-    peers = [resolve(each, data) for each in section.peers]
-    (lesson,) = lessons(section, resolve(recipe.student, data), peers=peers, has_teacher=True, augment=recipe.data.augment, seed=recipe.seed)
+    (lesson,) = course_of(recipe, section, data, taught=True)
     rest, held_out = hold_out(data.splits["train"], HELD_OUT, recipe.seed)
     data = replace(data, splits={"train": rest})
     epochs = epochs or section.epochs
     wanted = tuple(dict.fromkeys(("logits", *wanted_of_all(lesson.training.terms))))
-    remembered = is_remembered(wanted, lesson.training, section.cache)
+    remembered = is_remembered(wanted, section.cache)
     training = for_trials(lesson.training, epochs, views=section.views or min(epochs, VIEWS) if remembered else section.views)
-    kept: list[CachedView] = []
-    if remembered:
-        views = min(training.section.views or epochs, epochs)
-        asked = ("kdedge.distill.cache:fill", teacher, wanted, data, training.shown(recipe.seed))
-        calls = [(*asked, view, section.cache.top_k) for view in range(views)]
-        with workspace.limited("cache.fill", section.cache.limit_gb, calls):
-            kept = [stage(*call, label=f"view {number}/{views}") for number, call in enumerate(calls, start=1)]
-    what = Search(
-        recipe.name, lesson.model, training, teacher, data, held_out, space, section.losses, wanted, tuple(kept), seed=recipe.seed, trials=trials
-    )
+    views = min(training.section.views or epochs, epochs) if remembered else 0
+    kept = ask_once(teacher, wanted, data, training.shown(recipe.seed), views, section.cache, workspace) if views else ()
+    what = Search(recipe.name, lesson.model, training, teacher, data, held_out, space, section.losses, wanted, kept, seed=recipe.seed, trials=trials)
     what = replace(what, about=about(what, teacher_specs(recipe, data), workspace.file_digest))
     workspace.save()
     tuning: Tuning = search(what, storage or f"sqlite:///{workspace.root / 'tune' / 'trials.db'}")

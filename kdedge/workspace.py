@@ -28,7 +28,7 @@ from kdedge import progress
 from kdedge.artifact import ImportPath
 from kdedge.errors import KdedgeError, WorkspaceError
 from kdedge.eviction import check_size, hold, make_room, touch
-from kdedge.record import digest_of, from_plain, to_plain
+from kdedge.record import digest_of, from_plain, sha256_of, to_plain
 from kdedge.source import READER, Closure, ModuleSource, closure_of, read_module, version_of
 
 _RECORD = "result.json"
@@ -206,7 +206,7 @@ class Workspace:
                     name = final.name.rpartition("-")[0]
                     raise KdedgeError(f"code that the stage {name} ran asked Python to exit ({error.code})") from error
                 raise
-            files = {path.relative_to(partial).as_posix(): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+            files = {path.relative_to(partial).as_posix(): sha256_of(path) for path in sorted(partial.rglob("*")) if path.is_file()}
             plain = to_plain(value, partial, self.root)
             record = {
                 "value": plain,
@@ -257,7 +257,7 @@ class _Memo:
             for item in sorted(item for item in path.rglob("*") if item.is_file()):
                 digest.update(f"{item.relative_to(path).as_posix()}\0{self.content(item)}\n".encode())
             return digest.hexdigest()
-        return str(self._remembered("file", path, lambda: _sha256(path)))
+        return str(self._remembered("file", path, lambda: sha256_of(path)))
 
     def source(self, module: str, path: Path) -> ModuleSource:
         # What another version of kdedge found in a file may lack what this one looks for.
@@ -320,11 +320,6 @@ def _remove(path: Path) -> None:
 
 def _digest(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

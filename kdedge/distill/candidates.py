@@ -111,6 +111,8 @@ def _check(section: DistillSection) -> None:
             raise RecipeError(f"distill.{key}: the search is for the losses of one training run with one teacher: remove {key} and tune that one")
     if section.learn_from == "unlabelled":
         raise RecipeError("distill.learn_from: the search weighs teacher against labels, and unlabelled examples have none: tune on `train`")
+    if section.mixup:
+        raise RecipeError("distill.mixup: the search weighs teacher against labels, and a mixture of two examples has none: tune without it")
 
 
 def _on_logits_alone(entry: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdedge.artifact import PreparedData, TeacherFiles
 from kdedge.distill.spec import Shown
-from kdedge.record import digest_of
+from kdedge.record import digest_of, sha256_of
 from kdedge.source import closure_of
 
 
@@ -35,5 +35,4 @@ def sha256(path: Path) -> str:
     if path.is_dir():
         listed = "".join(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n" for file in sorted(path.rglob("*")) if file.is_file())
         return hashlib.sha256(listed.encode()).hexdigest()
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256_of(path)

@@ -232,7 +232,7 @@ class Study:
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError, ImportError, ValueError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            what = re.sub(r"://([^:/@\s]+):[^@\s]*@", r"://\1:***@", str(error.__cause__ or error).partition("\n")[0])
+            what = shown(str(error.__cause__ or error).partition("\n")[0])
             raise WorkspaceError(f"the storage of trials {self.storage} cannot be {done}: {what}; trials that ended are kept") from error
 
 
@@ -285,8 +285,8 @@ def importances(study: Study) -> dict[str, float]:
 
 
 def shown(url: str) -> str:
-    """A storage's URL without its password."""
-    return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", url)
+    """A storage's URL, or a text that holds it, without its password."""
+    return re.sub(r"://([^:/@\s]+):[^@\s]*@", r"://\1:***@", url)
 
 
 def derived_name(about: Mapping[str, str]) -> str:

@@ -349,6 +349,7 @@ def test_the_space_keeps_what_is_not_searched() -> None:
         {"stages": (StageSection(epochs=1),)},
         {"generations": GenerationsSection(count=2)},
         {"learn_from": "unlabelled"},
+        {"mixup": True},
     ],
 )
 def test_what_is_no_single_training_run_against_labels_is_refused_by_its_key(changes: dict[str, Any]) -> None:
