@@ -29,6 +29,7 @@ try:
     import optuna
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import FrozenTrial, TrialState
+    from sqlalchemy import event
     from sqlalchemy.exc import SQLAlchemyError
 except ModuleNotFoundError as missing:
     raise MissingExtra(missing.name or "optuna", "tune", "kdedge tune") from missing
@@ -262,13 +263,34 @@ def _storage(url: str) -> optuna.storages.BaseStorage:
         return optuna.storages.JournalStorage(JournalFileBackend(rest.removeprefix("//")))
     if kind == "sqlite" and (file := rest.removeprefix("///")):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    engine = {"connect_args": {"timeout": _PATIENCE}} if kind == "sqlite" else None
     # Two processes that make the tables at the same moment: one of them finds half of them made, and all a moment later.
     for attempt in range(4):
         with suppress(SQLAlchemyError):
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine))
+            return optuna.storages.get_storage(_tables(url, kind))
         time.sleep(0.2 * 2**attempt)
-    return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine))
+    return optuna.storages.get_storage(_tables(url, kind))
+
+
+def _tables(url: str, kind: str) -> optuna.storages.RDBStorage:
+    if kind == "sqlite":
+        return _locking(optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _PATIENCE}}))
+    return optuna.storages.RDBStorage(url)
+
+
+def _locking(storage: optuna.storages.RDBStorage) -> optuna.storages.RDBStorage:
+    """Begin each transaction with the write lock. Optuna locks the row of a trial before it takes it, which SQLite has no means for, and
+    Python's sqlite3 begins a transaction only at its first write: two processes would read that a trial waits, and both take it."""
+
+    def hand_over(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(storage.engine, "connect", hand_over)
+    event.listen(storage.engine, "begin", begin)
+    storage.engine.dispose()  # connections from before, which still begin late
+    return storage
 
 
 def importances(study: Study) -> dict[str, float]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import optuna
 import pytest
 from distill_world import image_data, made, spec, training
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from kdedge import progress
 from kdedge.artifact import SplitSource
@@ -178,6 +180,27 @@ def test_no_test_data_is_opened(world: Search, tmp_path: Path, monkeypatch: pyte
 
 
 # ---- several processes
+
+
+def test_a_trial_that_waits_is_taken_by_one_of_two_who_reach_for_it_at_the_same_moment(tmp_path: Path) -> None:
+    """SQLite knows no row locks: what is read before it is written must be read under the write lock."""
+    section = DistillSection(losses=OWN_LOSSES)
+    space = space_around(section)
+    one, other = (Study(sqlite(tmp_path), "made", {"data": "one"}, space, 4, SEED) for _ in "ab")
+    for loss in ("first", "second"):
+        one._study.enqueue_trial({}, {"losses": loss})
+    taken: list[int] = []
+    reaching = threading.Thread(target=lambda: taken.append(other._study.ask().number))
+
+    def reach(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("UPDATE trials") and reaching.ident is None:
+            reaching.start()
+            reaching.join(timeout=1.0)  # it waits for the write lock, which this thread holds, or takes the same trial
+
+    event.listen(one._study._storage._backend.engine, "before_cursor_execute", reach)  # type: ignore[attr-defined]
+    taken.append(one._study.ask().number)
+    reaching.join(timeout=30)
+    assert sorted(taken) == [0, 1]
 
 
 def test_two_processes_on_one_file_share_the_trials_and_lose_none(tmp_path: Path) -> None:
