@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling
 
-.PHONY: setup demo test test-vision lint types bench bench-distill data clean
+.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,17 @@ bench: setup
 bench-distill: .venv-vision/.installed
 	.venv-vision/bin/python -m pip install --quiet --disable-pip-version-check torchdistill==1.1.5
 	.venv-vision/bin/python benchmarks/distill_speed.py data
+
+# The peers' quantizers in an environment of their own (NNCF wants older packages); they only write files, kdedge's workers run all of them.
+.venv-peers/.installed: Makefile
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.32.0 onnx==1.23.2 openvino==2026.4.1 nncf==3.4.0 \
+	    'numpy<2.5' 'networkx<=3.6.1' sympy
+	touch $@
+
+# After `make data`. Finished parts are kept in data/benchmarks/quantization; ONLY="--only resnet20" and the like go to the script.
+bench-quantization: setup .venv-peers/.installed
+	$(BIN)/python benchmarks/quantization.py $(ONLY)
 
 # make data DATA=DIR: fills data/ from a folder that holds cifar10/, teachers/ and text_sst2/ (see docs/data.md).
 data: setup

@@ -1,8 +1,9 @@
 """One artifact: the float graph as one target wants it in one precision. The stage that ends in what ships.
 
     onnx       fix the batch -> [fp16: half | int8: lower to the dialect, half where the dialect's rest is float16, validate its grammar |
-               int8-dynamic] -> lineage inside -> checked and written                                  TensorRT: parsed and built by tensorrt-rtx
-    openvino   the same, then read by OpenVINO and written as IR (fp16: weights stored as float16)
+               int8-dynamic | int8-weights] -> lineage inside -> checked and written                   TensorRT: parsed and built by tensorrt-rtx
+    ort        the same, then optimised by ONNX Runtime and written in its own format, beside the list of operators that it needs
+    openvino   as onnx, then read by OpenVINO and written as IR (fp16: weights stored as float16)
     pt2        the torch student as an exported program, float32
 
 Which way a target goes is its row in `targets.py`; which kernels a dialect serves is its table. Nothing here knows a target by name.
@@ -20,13 +21,16 @@ import numpy.typing as npt
 
 from kdedge.artifact import (
     Artifact,
+    AskedNode,
     CalibratedRanges,
+    ChannelSizes,
     Dimension,
     FloatGraph,
     GraphFile,
     ImportPath,
     Lineage,
     ModelFiles,
+    RecoveryStep,
     TensorSpec,
     TextEncoder,
 )
@@ -48,7 +52,8 @@ SAME = 1e-5
 
 @dataclass(frozen=True)
 class Request:
-    """All that a maker of artifacts needs to know. `sizes`: dimensions that the target fixes; `keep_float`: nodes that int8-dynamic leaves."""
+    """All that a maker of artifacts needs to know. `sizes`: dimensions that the target fixes; `keep_float`: nodes that int8-dynamic and
+    int8-weights leave."""
 
     target: Target
     precision: str
@@ -61,17 +66,20 @@ class Request:
     options: dict[str, Any]
     folder: Path
     keep_float: tuple[str, ...] = ()
+    channels: ChannelSizes | None = None
 
 
 @dataclass(frozen=True)
 class Made:
-    """The files of one graph, the main one first, with its specs; what was proven without the device; what a person should know."""
+    """The files of one graph, the main one first, with its specs; what was proven without the device; what a person should know; the nodes that
+    multiply, as the file asks for them."""
 
     files: tuple[Path, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     checks: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: tuple[AskedNode, ...] = ()
 
 
 def build(
@@ -86,12 +94,14 @@ def build(
     *,
     folder: Path,
     keep_float: tuple[str, ...] = (),
+    channels: ChannelSizes | None = None,
 ) -> Artifact:
     """Make the artifact of `target` in `precision` in `folder`.
 
     `ranges` are needed for int8. `export.batch` fixes the batch ("dynamic": leaves it free; None: the target's own, which int8-dynamic only takes
     for its usual size); `export.options` go over the target's session options, unchecked: the runtime's adapter knows what it takes.
-    `keep_float`: names or patterns of nodes that int8-dynamic leaves float (int8 has them in `ranges`).
+    `keep_float`: names or patterns of nodes that int8-dynamic and int8-weights leave float (int8 has them in `ranges`).
+    `channels`: what stage `smoothing:observe_channels` found, which int8-dynamic is more faithful with.
 
     Raises:
         ExportError: the target has no such precision or format, the graph cannot be lowered, or the result breaks the target's limits.
@@ -122,6 +132,7 @@ def build(
         options=_session_options(target, precision, model, sizes, export),
         folder=folder,
         keep_float=keep_float,
+        channels=channels,
     )
     made = MAKERS[target.format](request)
     return Artifact(
@@ -140,6 +151,8 @@ def build(
         assets=(model.encoder.tokenizer,) if isinstance(model.encoder, TextEncoder) else (),
         checks=made.checks,
         notes=made.notes,
+        asked=made.asked,
+        trials=ranges.trials if ranges is not None and precision == "mixed" else (),
     )
 
 
@@ -149,13 +162,29 @@ def build(
 def _onnx(request: Request) -> Made:
     """An ONNX file; for TensorRT, one that its own parser has read and built."""
     path = request.folder / "model.onnx"
-    notes = _write_graph(request, request.precision, path)
+    notes, asked = _write_graph(request, request.precision, path)
     checks = {}
     if request.target.runtime == "tensorrt":
         from kdedge.exporters.tensorrt import check_with_rtx
 
         checks["rtx-checked"] = check_with_rtx(path, request.options)
-    return Made((path,), *_specs(request), checks, notes)
+    return Made((path,), *_specs(request), checks, notes, asked)
+
+
+def _ort(request: Request) -> Made:
+    """A file in ORT format and the operators that it needs. Its lineage is that of the ONNX file, which ONNX Runtime copies into it."""
+    from kdedge.exporters.ort_mobile import write_ort
+
+    if request.precision == "fp16":
+        raise ExportError(
+            f"target `{request.target.name}`: a file in ORT format that is converted here would bind float16 weights to float32 arithmetic on the "
+            "phone and be as large as fp32; take fp32, int8 or int8-dynamic"
+        )
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=request.folder) as temporary:
+        path = Path(temporary) / "model.onnx"
+        notes, asked = _write_graph(request, request.precision, path)
+        files = write_ort(path, request.folder / "model.ort")
+    return Made(files, *_specs(request), {}, notes, asked)
 
 
 def _openvino(request: Request) -> Made:
@@ -165,9 +194,9 @@ def _openvino(request: Request) -> Made:
     half = request.precision == "fp16"
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=request.folder) as temporary:
         path = Path(temporary) / "model.onnx"
-        notes = _write_graph(request, "fp32" if half else request.precision, path)
+        notes, asked = _write_graph(request, "fp32" if half else request.precision, path)
         files = write_ir(path, request.folder / "model.xml", half=half, properties=request.properties)
-    return Made(files, *_specs(request), {}, notes)
+    return Made(files, *_specs(request), {}, notes, asked)
 
 
 def _program(request: Request) -> Made:
@@ -176,6 +205,7 @@ def _program(request: Request) -> Made:
         name = request.student.name
         raise ExportError(f"target `{request.target.name}` runs torch programs, and the student `{name}` is an ONNX file: leave the target out")
     need("exporting a torch program", "train", "torch")
+    from kdedge.exporters.asked_program import asked_of_program
     from kdedge.exporters.torch_program import write_program
     from kdedge.models.load import load
 
@@ -183,44 +213,48 @@ def _program(request: Request) -> Made:
     inputs, outputs = _specs(request)
     names = tuple(spec.name for spec in outputs)
     write_program(load(request.student), inputs, names, path, name=request.student.name, properties=request.properties)
-    return Made((path,), inputs, outputs)
+    return Made((path,), inputs, outputs, asked=asked_of_program(path, inputs))
 
 
-MAKERS: dict[str, Callable[[Request], Made]] = {"onnx": _onnx, "openvino": _openvino, "pt2": _program}
+MAKERS: dict[str, Callable[[Request], Made]] = {"onnx": _onnx, "ort": _ort, "openvino": _openvino, "pt2": _program}
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_graph(request: Request, precision: str, path: Path) -> tuple[str, ...]:
-    """The float graph with fixed sizes, in `precision`, with its lineage inside, checked against the dialect's limits, at `path`. Returns notes."""
+def _write_graph(request: Request, precision: str, path: Path) -> tuple[tuple[str, ...], tuple[AskedNode, ...]]:
+    """The float graph with fixed sizes, in `precision`, with its lineage inside, checked against the dialect's limits, at `path`. Returns notes, and
+    the nodes that multiply."""
     need("making an ONNX artifact", "onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+    from kdedge.exporters.asked import asked_nodes, reasons_in, usual_sizes
     from kdedge.exporters.metadata import write_properties
     from kdedge.exporters.model_file import save_model
     from kdedge.exporters.naming import strip
 
     shaped = _shaped(request)
     notes: tuple[str, ...] = ()
-    if precision == "int8":
+    if precision in ("int8", "mixed"):
         model, notes = _int8(request, shaped, path)
     elif precision == "int8-dynamic":
-        from kdedge.exporters.dynamic import quantize_dynamically
-
-        quantized = quantize_dynamically(shaped, request.keep_float)
-        model, notes = quantized.model, quantized.notes
+        model, notes = _dynamic(request, shaped)
+    elif precision == "int8-weights":
+        model, notes = _integer_weights(request, shaped)
     elif precision == "fp16":
         model, notes = _half(request, shaped)
     elif precision == "fp32":
         model = shaped
     else:
         raise ExportError(
-            f"target `{request.target.name}`: nothing makes `{precision}` as {request.target.format} yet; choose fp32, fp16, int8 or int8-dynamic"
+            f"target `{request.target.name}`: nothing makes `{precision}` as {request.target.format} yet; "
+            "choose fp32, fp16, int8, int8-dynamic, int8-weights or mixed"
         )
     strip(model)
     write_properties(model, request.properties)
     save_model(model, path)
     _check_limits(request, model)
-    return notes
+    # OpenVINO takes float16 as an option and not from the file.
+    floats = "fp16" if request.precision == "fp16" else ""
+    return notes, asked_nodes(model, usual_sizes(request.model.inputs), floats=floats, kept=reasons_in(notes))
 
 
 def _shaped(request: Request) -> ir.Model:
@@ -255,11 +289,13 @@ def _int8(request: Request, shaped: ir.Model, path: Path) -> tuple[ir.Model, tup
         raise ExportError(f"target `{request.target.name}`: int8 needs a dialect and a table of ranges (stage calibrate), and one of them is missing")
     if ranges.model_sha256 != request.model.sha256:
         raise ExportError(f"target `{request.target.name}`: the ranges were calibrated on another graph than the student's; calibrate again")
+    if ranges.dialect not in ("", dialect.name):
+        raise ExportError(f"target `{request.target.name}`: the ranges were made for the dialect {ranges.dialect}, this target reads {dialect.name}")
     with tempfile.TemporaryDirectory(prefix=".lower-", dir=request.folder) as temporary:
         source = Path(temporary) / "model.onnx"
         save_model(shaped, source)
-        report = lower(source, ranges.table, dialect, path)
-    notes = tuple(report.notes)
+        report = lower(source, ranges.table, dialect, path, ranges.weights)
+    notes = (*map(_told, ranges.steps), *report.notes)
     kept = {str(node.name) for node in shaped.graph if node.op_type in WEIGHTED} - set(report.weighted) | set(report.kept)
     if dialect.rest == "float16":
         model, more = _half(request, load_model(path))
@@ -269,6 +305,42 @@ def _int8(request: Request, shaped: ir.Model, path: Path) -> tuple[ir.Model, tup
     return load_model(path), notes
 
 
+def _dynamic(request: Request, shaped: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+    """Integers in linear layers, the ranges of what they multiply measured at each inference."""
+    from kdedge.exporters.dynamic import quantize_dynamically
+    from kdedge.exporters.opset import raise_opset
+    from kdedge.exporters.smoothing import read_sizes
+    from kdedge.exporters.weight_only import AXIS_OPSET
+
+    channels = request.channels
+    if channels is not None and channels.model_sha256 != request.model.sha256:
+        raise ExportError(f"target `{request.target.name}`: the sizes of channels were measured on another graph than the student's; measure again")
+    raised = raise_opset(shaped, AXIS_OPSET, _feeds(request), request.student.name)
+    quantized = quantize_dynamically(raised, request.keep_float, read_sizes(channels.path) if channels is not None else None)
+    return quantized.model, quantized.notes
+
+
+def _integer_weights(request: Request, shaped: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+    """Integers for the weights alone; what is float has the type of the dialect's rest."""
+    from kdedge.exporters.opset import raise_opset
+    from kdedge.exporters.weight_only import AXIS_OPSET, quantize_weights
+
+    raised = raise_opset(shaped, AXIS_OPSET, _feeds(request), request.student.name)
+    # TensorRT takes integer constants in front of a DequantizeLinear and nowhere else.
+    quantized = quantize_weights(raised, request.keep_float, packed_tables=request.target.runtime != "tensorrt")
+    if request.dialect is None or request.dialect.rest != "float16":
+        return quantized.model, quantized.notes
+    model, more = _half(request, quantized.model)
+    return model, quantized.notes + more
+
+
+def _told(step: RecoveryStep) -> str:
+    """What became of one attempt to bring the integers closer to the float graph."""
+    figure = "KL to the float graph" if step.measure == "kl" else "squared error against the float graph's outputs"
+    outcome = "kept" if step.kept else "not kept"
+    return f"{step.name}: {figure} {step.before:.4g} -> {step.after:.4g}, {outcome}" + (f" ({step.note})" if step.note else "")
+
+
 def _half(request: Request, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     """The graph in float16, at an opset that allows it."""
     from kdedge.exporters.half import SCALES_OPSET, to_half
@@ -276,7 +348,7 @@ def _half(request: Request, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]
 
     if any(node.op_type == "DequantizeLinear" for node in model.graph):
         model = raise_opset(model, SCALES_OPSET, _feeds(request), request.student.name)
-    halved = to_half(model)
+    halved = to_half(model, feeds=_feeds(request))
     return halved.model, halved.notes
 
 
@@ -285,7 +357,7 @@ def _check_limits(request: Request, model: ir.Model) -> None:
 
     """A graph without the dialect's Q/DQ is refused only where nothing newer is read at all: the runtime itself reads more."""
     dialect = request.dialect
-    if dialect is None or (request.precision != "int8" and not dialect.reads_nothing_else):
+    if dialect is None or (request.precision not in ("int8", "mixed") and not dialect.reads_nothing_else):
         return
     opset, version = opset_of(model), needed_ir_version(model)
     lowest, highest = dialect.minimum_opset, dialect.maximum_opset

@@ -8,7 +8,7 @@ and what ONNX defines for float32 only. Works on Q/DQ graphs as well: their scal
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from kdedge.errors import ExportError
+from kdedge.exporters.equivalence import Feed, run
 from kdedge.exporters.model_file import constant, infer_shapes, opset_of, tidy
 
 #: Sums over many values, squares and exponentials: what overflows (above 65504) or loses small addends first.
@@ -35,6 +36,8 @@ SENSITIVE = frozenset(
     }
 )
 LARGEST = float(np.finfo(np.float16).max)
+#: Larger numbers stand for infinity and may become it.
+INFINITE = 1e30
 SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 _HALF, _FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -53,17 +56,34 @@ class Halved:
     notes: tuple[str, ...]
 
 
-def to_half(model: ir.Model, keep: Iterable[str] = SENSITIVE) -> Halved:
-    """A float16 copy of `model`. `keep`: operators, or names or patterns (`*`) of nodes, that stay float32.
+def to_half(model: ir.Model, keep: Iterable[str] = SENSITIVE, feeds: Sequence[Feed] = ()) -> Halved:
+    """A float16 copy of `model`. `keep`: operators, or names or patterns (`*`) of nodes, that stay float32. `feeds`: inputs on which it is run first;
+    nodes that read or make numbers there that float16 cannot hold stay float32 as well.
 
     Raises:
         ExportError: Q/DQ below opset 19, or a node with a subgraph (If, Loop, Scan).
     """
     copy = infer_shapes(tidy(model.clone()))
     _check(copy)
-    chosen = _Choice(copy, tuple(keep))
+    chosen = _Choice(copy, tuple(keep), largest_values(copy, feeds))
     _Rewriter(copy, chosen).rewrite()
     return Halved(infer_shapes(tidy(copy)), tuple(chosen.notes))
+
+
+def largest_values(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
+    """The largest magnitude that each float32 value of a graph has on `feeds`, by name. What stands for infinity (a mask's) is left out."""
+    copy = model.clone()
+    held = {value.name for value in copy.graph.outputs}
+    copy.graph.outputs.extend(
+        value for node in copy.graph for value in node.outputs if value.dtype == _FLOAT and value.shape is not None and value.name not in held
+    )
+    names = [str(value.name) for value in copy.graph.outputs if value.dtype == _FLOAT]
+    largest: dict[str, float] = {}
+    for found in run(copy, feeds, names) if feeds else ():
+        for name, array in found.items():
+            sizes = np.abs(array[np.abs(array) < INFINITE])
+            largest[name] = max(largest.get(name, 0.0), float(sizes.max(initial=0.0)))
+    return largest
 
 
 def _check(model: ir.Model) -> None:
@@ -77,8 +97,9 @@ def _check(model: ir.Model) -> None:
 class _Choice:
     """Which nodes compute in float16, and what types their inputs and outputs then have."""
 
-    def __init__(self, model: ir.Model, keep: tuple[str, ...]) -> None:
+    def __init__(self, model: ir.Model, keep: tuple[str, ...], largest: Mapping[str, float]) -> None:
         self.opset = opset_of(model)
+        self.largest = largest
         self.notes: list[str] = []
         self.half: set[ir.Node] = set()
         normalising: set[ir.Node] = set()
@@ -110,6 +131,11 @@ class _Choice:
             scale = node.op_type in ("QuantizeLinear", "DequantizeLinear") and place == 1
             if held is not None and (reason := _does_not_fit(held, scale)):
                 self.notes.append(f"`{node.name}` ({node.op_type}) stays float32: its constant `{node.inputs[place].name}` {reason}")
+                return False
+        values = [node.inputs[place] for place in places] + [value for value in node.outputs if value.dtype == _FLOAT]
+        for name in (str(value.name) for value in values if value is not None):
+            if (size := self.largest.get(name, 0.0)) > LARGEST:
+                self.notes.append(f"`{node.name}` ({node.op_type}) stays float32: `{name}` reached {size:.3g}, more than float16's {LARGEST:.0f}")
                 return False
         return bool(places) or makes
 

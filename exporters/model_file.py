@@ -79,8 +79,11 @@ def opset_of(model: ir.Model) -> int:
 
 
 def infer_shapes(model: ir.Model) -> ir.Model:
-    """The model with all intermediate shapes and dtypes inferred afresh from its inputs; nothing that was recorded before is trusted."""
+    """The model with all intermediate shapes and dtypes inferred afresh from its inputs; nothing that was recorded before is trusted, but for
+    results of operators of one runtime, of which ONNX knows nothing."""
     for node in model.graph.all_nodes():
+        if node.domain not in ("", "ai.onnx"):
+            continue
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None

@@ -224,13 +224,86 @@ class FloatGraph:
 
 
 @dataclass(frozen=True)
+class RecoveryStep:
+    """One thing that was tried to bring the integers closer to the float graph, and whether it was kept.
+
+    `before`, `after`: the distance to the float graph on calibration examples that the step did not learn from, in `measure` ("kl": nats;
+    "relative-error": squared error over the squared size of the float outputs). `note`: what a person should know, such as why nothing was done.
+    """
+
+    name: str
+    kept: bool
+    measure: Literal["kl", "relative-error"]
+    before: float
+    after: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class CalibratedRanges:
-    """Where the range table lies (JSON; `kdedge.exporters.quantize.ranges` reads it) and what it was made from."""
+    """Where the range table lies (JSON; `kdedge.exporters.quantize.ranges` reads it) and what it was made from.
+
+    `weights`: float tensors that take the place of the graph's own when int8 is made (safetensors; `kdedge.exporters.quantize.tensors`), None where
+    nothing was changed; `dialect`: the only one that they and the ranges are meant for, "" for all; `steps`: how they came about; `trials`: what
+    the search for `mixed` measured, in order.
+    """
 
     table: Path
     observer: str
     samples: int
     model_sha256: str
+    weights: Path | None = None
+    dialect: str = ""
+    steps: tuple[RecoveryStep, ...] = ()
+    trials: tuple[MixedTrial, ...] = ()
+
+
+@dataclass(frozen=True)
+class MixedTrial:
+    """One choice of layers that stay float, as the search for `mixed` measured it.
+
+    `kept`: names of nodes; `kl` (nats) and `agreement` with the float student, on calibration examples that the choice was not made by;
+    `latency_ms`: None where the target cannot run here. `chosen`: it became the artifact.
+    """
+
+    kept: tuple[str, ...]
+    kl: float
+    agreement: float
+    latency_ms: float | None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class AskedNode:
+    """A node that multiplies, and in what the file of an artifact asks for it: what an audit compares with what ran.
+
+    `precision`: int8, fp16, bf16, fp32 or other. `macs`: multiply-accumulates of one call at the usual sizes, None where the sizes are not known
+    before it runs. `names`: what a runtime may call the node (its own name and that of its output); `followers`: the nodes behind it that alone
+    read it, with which a runtime may fuse it, nearest first. `activation`, `result`, `bias`: types of what it multiplies, of what its output
+    becomes at once, and of what it adds, "" where there is none; `between`: an operator that stands between it and the quantization of its
+    output and that no zero point can absorb. `kept`: why it stays float, where that was decided.
+    """
+
+    name: str
+    operator: str
+    precision: str
+    macs: int | None
+    names: tuple[str, ...]
+    followers: tuple[str, ...] = ()
+    activation: str = ""
+    result: str = ""
+    bias: str = ""
+    between: str = ""
+    kept: str = ""
+
+
+@dataclass(frozen=True)
+class ChannelSizes:
+    """Where the sizes of the channels of activations lie (npz; `kdedge.exporters.smoothing` reads it), of which graph, and from how many examples."""
+
+    path: Path
+    model_sha256: str
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -262,7 +335,8 @@ class Artifact:
 
     `sha256`: over the bytes of all files, in order. `options`: the session options that fidelity and latency are measured with and that ship.
     `checks`: what was proven without the device, e.g. {"rtx-checked": "parsed and built by tensorrt-rtx 1.7.1 for SM86"}.
-    `notes`: what a person should know (layers left float and why).
+    `notes`: what a person should know (layers left float and why). `asked`: the nodes that multiply, as the file asks for them. `trials`: what
+    the search for `mixed` measured before it chose this.
     """
 
     target: str
@@ -281,6 +355,8 @@ class Artifact:
     program: str | None = None
     checks: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: tuple[AskedNode, ...] = ()
+    trials: tuple[MixedTrial, ...] = ()
 
     @property
     def main(self) -> GraphFile:

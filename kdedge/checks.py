@@ -13,6 +13,7 @@ from kdedge.distill.contestants import check_compare
 from kdedge.distill.lessons import check_lessons, splits_mixed
 from kdedge.distill.terms import training_spec
 from kdedge.errors import RecipeError
+from kdedge.exporters.quantize.budget import read_budget
 from kdedge.gate import parse_policy
 from kdedge.models.catalog import check, resolve
 from kdedge.recipe import ExportSection, Recipe, TeacherSection
@@ -50,6 +51,7 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
             check(section)
         check_lessons(recipe.distill, has_teacher=bool(teachers), has_unlabelled=recipe.data.unlabelled is not None)
     check_compare(recipe)
+    _check_mixed(recipe)
     for place, export in enumerate(recipe.export):
         _check_options(export, f"export[{place}]")
 
@@ -74,6 +76,15 @@ def teachers_of(recipe: Recipe) -> tuple[TeacherSection, ...]:
     if recipe.teacher is None:
         return ()
     return recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
+
+
+def _check_mixed(recipe: Recipe) -> None:
+    """What `mixed` must keep is a question that the recipe has to answer."""
+    asking = [place for place, export in enumerate(recipe.export) if "mixed" in export.precision]
+    if recipe.quantize.mixed is not None:
+        read_budget(recipe.quantize.mixed)
+    elif asking:
+        raise RecipeError(f"export[{asking[0]}].precision: `mixed` keeps layers float under a budget: say quantize.mixed: {{kl_student: '<= 0.002'}}")
 
 
 def _check_options(export: ExportSection, key: str) -> None:

@@ -62,6 +62,7 @@ FIGURES: dict[str, Figure] = {
     "kl_teacher": Figure("nats", {"": "1", "nats": "1"}, _fidelity("kl_teacher")),
     "sqnr_db": Figure("dB", {"": "1", "dB": "1"}, _fidelity("sqnr_db")),
     "largest_error": Figure("", {"": "1"}, lambda cell: cell.fidelity.largest_error),
+    "integer_share": Figure(FRACTION, _SHARES, lambda cell: cell.fidelity.audit.integer_share if cell.fidelity.audit else None),
     "latency_median": Figure("ms", _TIMES, _latency("latency_median"), of_device=True),
     "latency_p90": Figure("ms", _TIMES, _latency("latency_p90"), of_device=True),
     "size": Figure("B", _SIZES, lambda cell: float(cell.artifact.size_bytes)),

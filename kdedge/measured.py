@@ -52,6 +52,52 @@ class References:
     ensemble: EnsembleScores | None = None
 
 
+@dataclass(frozen=True)
+class AuditRow:
+    """A node that multiplies: what was asked and what ran.
+
+    `ran`: int8, fp16, bf16 or fp32; "" where no executed layer could be told to be this node. `layer`: the runtime's name for it; `why`: what
+    the graph shows of the reason, where it ran otherwise than asked or was asked in float.
+    """
+
+    node: str
+    operator: str
+    asked: str
+    ran: str
+    macs: int | None
+    layer: str = ""
+    milliseconds: float | None = None
+    why: str = ""
+
+    @property
+    def as_asked(self) -> bool | None:
+        """None where it is not known what ran."""
+        return None if not self.ran else self.ran == self.asked
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was asked of an artifact and what a runtime made of it.
+
+    `macs`: multiply-accumulates by the dtype that they ran in, "unknown" for nodes that no executed layer could be told to be. `conversions`: how
+    many layers only convert or reorder data, by operator, and `conversion_ms` what they take together (None where the runtime times no layers).
+    `layers`: executed layers that multiply and belong to no node that was asked. `findings`: sentences.
+    """
+
+    rows: tuple[AuditRow, ...]
+    macs: dict[str, int]
+    conversions: dict[str, int] = field(default_factory=dict)
+    conversion_ms: float | None = None
+    layers: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+
+    @property
+    def integer_share(self) -> float | None:
+        """Share of the multiply-accumulates that ran in integers; what is unknown counts as not. None where none could be counted."""
+        total = sum(self.macs.values())
+        return self.macs.get("int8", 0) / total if total else None
+
+
 Status = Literal["ok", "failed", "not-run"]
 
 
@@ -60,7 +106,8 @@ class Fidelity:
     """How an artifact's outputs relate to the float student (conversion drift) and to the teacher (distillation gap).
 
     `figures`: estimates by the names of the JSON (`metric`, `agreement_student`, `agreement_teacher`, `kl_student`, `kl_teacher`, `sqnr_db`);
-    `largest_error`: largest absolute logit difference from the float student. `executed`: how many layers ran in which dtype.
+    `largest_error`: largest absolute logit difference from the float student. `executed`: how many layers ran in which dtype; `audit`: what
+    became of each node that multiplies (None where it is not known which there are).
     """
 
     status: Status
@@ -71,6 +118,7 @@ class Fidelity:
     layers: Path | None = None
     runtime_version: str = ""
     outputs: dict[str, Path] = field(default_factory=dict)
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True)

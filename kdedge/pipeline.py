@@ -12,17 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from kdedge.artifact import Artifact, CalibratedRanges, EncodedInputs, FloatGraph, ImportPath, Lineage, ModelFiles, PreparedData, TeacherFiles
+from kdedge.artifact import (
+    Artifact,
+    ChannelSizes,
+    EncodedInputs,
+    FloatGraph,
+    ImportPath,
+    Lineage,
+    ModelFiles,
+    PreparedData,
+    TeacherFiles,
+)
 from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
-from kdedge.devices import DEVICES, open_device
+from kdedge.devices import open_device
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.gate import decide, parse_policy
 from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
+from kdedge.quantizing import CALIBRATED, code_that_runs, fingerprint, obtain_mixed, obtain_ranges
 from kdedge.recipe import Recipe
 from kdedge.report.kept import cost_file
 from kdedge.report.result import RunResult, publish
-from kdedge.runtimes import ADAPTERS
 from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
@@ -71,7 +81,7 @@ def run(
         result = result.having(comparison=comparison, costs=tuple(cost_of(workspace, each.name, each.courses) for each in compared))
     if wanted >= _ORDER.index("export"):
         model: FloatGraph = stage("kdedge.exporters.onnx:export", student, calibrating)
-        result = result.having(artifacts=build_artifacts(recipe, calibrating, teacher, student, model, workspace))
+        result = result.having(artifacts=build_artifacts(recipe, calibrating, teacher, student, model, identities, workspace))
     if wanted >= _ORDER.index("validate"):
         inputs: EncodedInputs = stage("kdedge.tasks.prepare:encode_split", test, student.encoder, "test")
         latency_too = wanted >= _ORDER.index("profile")
@@ -97,12 +107,14 @@ def build_artifacts(
     teacher: TeacherFiles | None,
     student: ModelFiles,
     model: FloatGraph,
+    devices: Sequence[DeviceIdentity],
     workspace: Workspace,
 ) -> tuple[Artifact, ...]:
     """One artifact a target and precision. Ranges are observed once, from the float graph, and lowered into each target's dialect."""
-    ranges: CalibratedRanges | None = None
-    if any("int8" in export.precision for export in recipe.export):
-        ranges = workspace.stage("kdedge.exporters.quantize.calibrate:calibrate", model, data, recipe.quantize)
+    ranges = obtain_ranges(recipe, model, student, teacher, data, workspace)
+    channels: ChannelSizes | None = None
+    if any("int8-dynamic" in export.precision for export in recipe.export):
+        channels = workspace.stage("kdedge.exporters.smoothing:observe_channels", model, data)
     lineage = Lineage(
         recipe=recipe.name,
         teacher=_descent(teacher, workspace) if teacher else "",
@@ -116,12 +128,15 @@ def build_artifacts(
         target = TARGETS[export.target]
         dialect = ImportPath(DIALECTS[target.dialect]) if target.dialect in DIALECTS else None
         for precision in export.precision:
-            used = ranges if precision == "int8" else None
-            descent = replace(lineage, ranges_sha256=workspace.file_digest(used.table)) if used else lineage
+            used = ranges[target.dialect] if precision in CALIBRATED else None
+            if used and precision == "mixed":
+                used = obtain_mixed(recipe, export, model, student, used, data, devices, workspace)
+            descent = replace(lineage, ranges_sha256=fingerprint(used, workspace)) if used else lineage
             built = ("kdedge.exporters.build:build", target, precision, dialect, model, student, used, export, descent)
             # int8 finds them in the ranges, and other precisions have no use for them.
-            kept = recipe.quantize.keep_float if precision == "int8-dynamic" else ()
-            artifacts.append(workspace.stage(*built, label=f"{export.target} {precision}", keep_float=kept))
+            kept = recipe.quantize.keep_float if precision in ("int8-dynamic", "int8-weights") else ()
+            alike = channels if precision == "int8-dynamic" else None
+            artifacts.append(workspace.stage(*built, label=f"{export.target} {precision}", keep_float=kept, channels=alike))
     return tuple(artifacts)
 
 
@@ -141,7 +156,7 @@ def measure(
     for device in devices:
         for artifact in artifacts:
             label = f"{artifact.target} {artifact.precision} on {device.name}"
-            worker = [ImportPath(name) for name in _code_that_runs(artifact, device)]
+            worker = [ImportPath(name) for name in code_that_runs(artifact.runtime, device)]
             fidelity: Fidelity = workspace.stage(
                 "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again, label=label
             )
@@ -169,11 +184,6 @@ def lay_out(result: RunResult, workspace: Workspace) -> RunResult:
     """Put what people look for where they find it, `runs/RECIPE/`, one run after the other."""
     with workspace.alone(f"runs-{result.recipe}"), explained(workspace.root, "lay out the report and the bundles"):
         return publish(result, workspace.root / "runs" / result.recipe)
-
-
-def _code_that_runs(artifact: Artifact, device: DeviceIdentity) -> tuple[str, ...]:
-    """What is chosen by name when an artifact is measured: the worker, the adapter of its runtime, the transport of the device."""
-    return "kdedge.runtimes.worker:main", f"kdedge.runtimes.{ADAPTERS[artifact.runtime]}:open_session", f"{DEVICES[device.name]}:open_device"
 
 
 def _descent(teacher: TeacherFiles, workspace: Workspace) -> str:

@@ -299,11 +299,57 @@ class CompareSection(Section):
     baseline: bool = True
 
 
-class QuantizeSection(Section):
-    """How ranges are found. `keep_float`: names or patterns (`*`) of nodes that stay float everywhere."""
+class AwareSection(Section):
+    """Quantization-aware distillation: the student with its dialect's rounding learns from the float student, or from the recipe's teacher.
 
-    observer: Literal["minmax", "mse"] = "mse"
+    `epochs` over the training data, or `steps` batches where they are given. `ranges`: learned with the weights, or frozen as calibrated. `lr`: of
+    weights in rounding steps, of ranges in logarithms.
+    """
+
+    epochs: float = Field(default=2.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    learn_from: Literal["student", "teacher"] = "student"
+    lr: float = Field(default=3e-3, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    temperature: float = Field(default=2.0, gt=0)
+    ranges: Literal["learned", "frozen"] = "learned"
+    seed: int | None = Field(default=None, ge=0)
+
+
+class MixedSection(Section):
+    """What `mixed` must keep: a floor of agreement with the float student and a ceiling of KL from it, in calibration examples, and a hard limit of
+    latency. `trials` caps how many candidates are measured."""
+
+    agreement_student: Rule | None = None
+    kl_student: Rule | None = None
+    latency_median: Rule | None = None
+    trials: int = Field(default=24, ge=1)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> MixedSection:
+        if self.agreement_student is None and self.kl_student is None:
+            raise ValueError("give what must be kept: agreement_student: '>= 0.99', or kl_student: '<= 0.002'")
+        return self
+
+
+class QuantizeSection(Section):
+    """How ranges are found, and what is done to bring the integers closer to the float graph.
+
+    `observer`: `best` takes the one that comes closest in the target's own dialect. `percentile`: of absolute values, for that observer.
+    `keep_float`: names or patterns (`*`) of nodes that stay float everywhere. `recover`: each is measured, and dropped where it does not help.
+    `aware`: quantization-aware distillation comes last. `mixed`: what the precision `mixed` must keep.
+    """
+
+    observer: Literal["minmax", "moving-average", "percentile", "entropy", "mse", "best"] = "mse"
+    percentile: float = Field(default=99.99, gt=50, le=100)
     keep_float: tuple[str, ...] = ()
+    recover: tuple[Literal["equalization", "bias_correction", "adaptive_rounding"], ...] = ()
+    aware: AwareSection | None = None
+    mixed: MixedSection | None = None
+
+    def observing(self) -> QuantizeSection:
+        """What calibration reads of it: the rest may change and the ranges stay valid."""
+        return self.model_copy(update={"recover": (), "aware": None, "mixed": None})
 
 
 class ExportSection(Section):

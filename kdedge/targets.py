@@ -54,8 +54,49 @@ TARGETS: dict[str, Target] = {
             dialect="onnxruntime-x86",
             format="onnx",
             runtime="onnxruntime",
-            precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+            precisions=("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "mixed"),
             machines=("x86_64",),
+            options={"": _ONE_THREAD, "int8-weights": {"unpack_weights": True}},
+        ),
+        Target(
+            name="onnxruntime-x86-avx2",  # CPUs without VNNI
+            dialect="onnxruntime-x86-avx2",
+            format="onnx",
+            runtime="onnxruntime",
+            precisions=("int8", "mixed"),  # the others are those of onnxruntime-x86
+            machines=("x86_64",),
+            options={"": _ONE_THREAD},
+        ),
+        Target(
+            name="onnxruntime-arm",
+            dialect="onnxruntime-arm",
+            format="onnx",
+            runtime="onnxruntime",
+            precisions=("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "mixed"),
+            machines=("aarch64",),
+            # What Arm does anyway; a proxy that is no Arm machine runs the same integer kernels then, more slowly than floats.
+            options={
+                "": _ONE_THREAD,
+                **{precision: {"qdq_int8_allowed": True} for precision in ("int8", "mixed")},
+                "int8-weights": {"unpack_weights": True},
+            },
+        ),
+        Target(
+            name="qnn-htp",  # grammar and results are checked on ONNX Runtime's CPU kernels; the provider of the phone is a session option
+            dialect="qnn-htp",
+            format="onnx",
+            runtime="onnxruntime",
+            precisions=("int8",),
+            machines=("qualcomm-htp",),
+            options={"": _ONE_THREAD},
+        ),
+        Target(
+            name="phone-xnnpack",
+            dialect="phone-xnnpack",
+            format="ort",
+            runtime="onnxruntime",
+            precisions=("fp32", "int8", "int8-dynamic"),
+            machines=("aarch64",),
             options={"": _ONE_THREAD},
         ),
         Target(
@@ -63,17 +104,22 @@ TARGETS: dict[str, Target] = {
             dialect="openvino",
             format="openvino",
             runtime="openvino",
-            precisions=("fp32", "fp16", "int8"),
+            precisions=("fp32", "fp16", "int8", "int8-weights", "mixed"),
             machines=("x86_64", "aarch64"),
             # fp32 and int8 promise float32 where they are not integers; fp16 asks for reduced precision and lets the plugin choose which.
-            options={"": {"threads": 1}, "fp32": {"inference_precision": "f32"}, "int8": {"inference_precision": "f32"}},
+            options={
+                "": {"threads": 1},
+                **{precision: {"inference_precision": "f32"} for precision in ("fp32", "int8", "mixed")},
+                # Unasked, the plugin quantizes what packed weights multiply as it runs: faster, and no longer what the file says.
+                "int8-weights": {"inference_precision": "f32", "dynamic_quantization": False},
+            },
         ),
         Target(
             name="tensorrt",
             dialect="tensorrt",
             format="onnx",
             runtime="tensorrt",
-            precisions=("fp32", "fp16", "int8"),
+            precisions=("fp32", "fp16", "int8", "int8-weights", "mixed"),
             machines=("cuda",),
             options={"": {"tf32": False, "workspace_mb": 256}},
         ),

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import tempfile
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+import time
+from dataclasses import replace
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -27,6 +29,7 @@ OPTIONS: Dict[str, Option] = {
     "optimization": Option(str, "how far the graph is optimised when it is loaded", "all", tuple(_LEVELS)),
     "providers": Option(list, "execution providers, the preferred first", [_CPU]),
     "qdq_int8_allowed": Option(bool, "let int8 activations fuse into integer kernels (ONNX Runtime's default on arm64, not on x86)"),
+    "unpack_weights": Option(bool, "unpack integer weights when the graph is loaded; where activations are integers too, that makes them float"),
     "x64_quant_precision": Option(bool, "avoid the saturation of 8-bit products on x86 without VNNI, at a price in speed"),
 }
 
@@ -50,6 +53,12 @@ _MOVE_WORDS = (
     "ConstantOfShape MemcpyToHost MemcpyFromHost"
 )
 _MOVES = frozenset(_MOVE_WORDS.split())
+
+# What ONNX Runtime puts around the name of a node when it rewrites it (layouts, fusions, copies, casts for what has no float16 kernel).
+_AROUND_NAMES = re.compile(r"^(?:fused |InsertedPrecisionFreeCast_)+|(?:_nchwc|_token_\d+|/duplicated|/MatMulAddFusion|_quant)+$")
+# The trace is of a few inferences, so that a layer's time is not that of a cold cache.
+_TRACED_RUNS = 15
+_TRACED_SECONDS = 1.0
 
 
 def is_available() -> Availability:
@@ -122,7 +131,7 @@ class OnnxRuntimeSession:
         return dict(zip(self.output_names, self.native.run(self.output_names, inputs)))
 
     def executed(self) -> List[ExecutedLayer]:
-        """The nodes that really run, from ONNX Runtime's own trace of one more inference.
+        """The nodes that really run and what each takes, from ONNX Runtime's own trace of a few more inferences.
 
         A second session with the same options is opened for it, so that the one that is measured never pays for tracing. The trace names the
         types that entered each kernel after all fusions and casts: the file does not tell, the same file runs otherwise on another CPU.
@@ -138,6 +147,11 @@ class OnnxRuntimeSession:
             options.profile_file_prefix = os.path.join(folder, "trace")
             probe = _open(self._runtime, self._path, self._options, options)
             probe.run(self.output_names, self._last)
+            end = time.perf_counter() + _TRACED_SECONDS
+            for _ in range(_TRACED_RUNS - 1):
+                if time.perf_counter() > end:
+                    break
+                probe.run(self.output_names, self._last)
             with open(probe.end_profiling(), encoding="utf-8") as handle:
                 events = json.load(handle)
         return layers_of(events)
@@ -153,8 +167,9 @@ class OnnxRuntimeSession:
 
 
 def layers_of(events: Sequence[Mapping[str, Any]]) -> List[ExecutedLayer]:
-    """One layer a node from a trace; a node that ran several times (in a loop) counts once."""
+    """One layer a node from a trace, with the median of its times; a node that ran several times (in a loop) counts once."""
     found: Dict[Any, ExecutedLayer] = {}
+    times: Dict[Any, List[float]] = {}
     for event in events:
         name = str(event.get("name", ""))
         if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
@@ -163,8 +178,17 @@ def layers_of(events: Sequence[Mapping[str, Any]]) -> List[ExecutedLayer]:
         operator, provider = facts["op_name"], facts.get("provider", "")
         dtype = _dtype(operator, provider, _types(facts.get("input_type_shape", [])), _types(facts.get("output_type_shape", [])))
         key = (name, operator, facts.get("node_index"))
-        found.setdefault(key, ExecutedLayer(name[: -len("_kernel_time")], operator, dtype, provider))
-    return list(found.values())
+        label = name[: -len("_kernel_time")]
+        found.setdefault(key, ExecutedLayer(label, operator, dtype, provider, sources_of(label)))
+        if "dur" in event:
+            times.setdefault(key, []).append(event["dur"] / 1000.0)
+    return [replace(layer, milliseconds=float(np.median(times[key])) if key in times else None) for key, layer in found.items()]
+
+
+def sources_of(name: str) -> Tuple[str, ...]:
+    """The node of the file that a node of the optimised graph is named after."""
+    plain = _AROUND_NAMES.sub("", name)
+    return (plain,) if plain else ()
 
 
 def _dtype(operator: str, provider: str, inputs: Sequence[str], outputs: Sequence[str]) -> str:
@@ -195,6 +219,7 @@ def _session_options(runtime: Any, options: Mapping[str, Any]) -> Any:
         "session.intra_op.allow_spinning": options["spinning"],
         "session.inter_op.allow_spinning": options["spinning"],
         "session.qdqisint8allowed": options["qdq_int8_allowed"],
+        "session.disable_quant_qdq": options["unpack_weights"],
         "session.x64quantprecision": options["x64_quant_precision"],
     }
     for key, value in entries.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Dict, List, Mapping, Sequence
+import time
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import NotAvailable, RuntimeFailure
-from .executed import OTHER, dtype_named
+from .executed import FP32, OTHER, dtype_named
 from .installed import is_installed, version_of
 from .options import Option, read_options
 from .session import Availability, ExecutedLayer
@@ -20,6 +21,7 @@ OPTIONS: Dict[str, Option] = {
     "inference_precision": Option(
         str, "precision of what is not integer; absent: the device's choice, often bf16 or f16", None, ("f32", "f16", "bf16")
     ),
+    "dynamic_quantization": Option(bool, "let layers with packed integer weights quantize their input as they run (the CPU's default)"),
     "device": Option(str, "OpenVINO's name of the device", "CPU"),
 }
 
@@ -30,6 +32,9 @@ _MOVE_WORDS = (
     "GatherND Squeeze Unsqueeze Broadcast Tile Pad ShapeOf DepthToSpace SpaceToDepth MemoryInput MemoryOutput"
 )
 _MOVES = frozenset(_MOVE_WORDS.split())
+# The first inference warms up and is not counted.
+_TIMED_RUNS = 16
+_TIMED_SECONDS = 1.0
 
 
 def is_available() -> Availability:
@@ -79,25 +84,32 @@ def open_session(paths: Sequence[str], options: Mapping[str, Any]) -> OpenVinoSe
         properties["INFERENCE_NUM_THREADS"] = effective["threads"]
     if effective["inference_precision"] is not None:
         properties["INFERENCE_PRECISION_HINT"] = effective["inference_precision"]
-    try:
-        compiled = core.compile_model(core.read_model(paths[0]), device, properties)
-    except Exception as error:
-        raise RuntimeFailure("openvino cannot open %s: %s" % (os.path.basename(paths[0]), " ".join(str(error).split()))) from error
-    return OpenVinoSession(compiled, device, effective)
+    if effective["dynamic_quantization"] is False:
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+
+    def compiled(**more: Any) -> Any:
+        try:
+            return core.compile_model(core.read_model(paths[0]), device, dict(properties, **more))
+        except Exception as error:
+            raise RuntimeFailure("openvino cannot open %s: %s" % (os.path.basename(paths[0]), " ".join(str(error).split()))) from error
+
+    return OpenVinoSession(compiled(), device, effective, lambda: compiled(PERF_COUNT=True))
 
 
 class OpenVinoSession:
-    """A compiled model with one infer request. `native` is the `openvino.CompiledModel` itself."""
+    """A compiled model with one infer request. `native` is the `openvino.CompiledModel` itself; `timed` compiles it once more, with a clock in
+    every layer."""
 
-    def __init__(self, compiled: Any, device: str, options: Dict[str, Any]) -> None:
+    def __init__(self, compiled: Any, device: str, options: Dict[str, Any], timed: Callable[[], Any]) -> None:
         self.native = compiled
+        self._timed = timed
         self._device = device
         self._options = options
         self._request = compiled.create_infer_request()
         self.input_names: Sequence[str] = [port.get_any_name() for port in compiled.inputs]
         self.output_names: Sequence[str] = [port.get_any_name() for port in compiled.outputs]
         self._dtypes = {port.get_any_name(): port.get_element_type().to_dtype() for port in compiled.inputs}
-        self._ran = False
+        self._last: Optional[Mapping[str, np.ndarray]] = None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """One inference. Writable inputs are read where they lie, the outputs are copies.
@@ -109,7 +121,7 @@ class OpenVinoSession:
             if inputs[name].dtype != dtype:
                 raise RuntimeFailure("openvino: input `%s` is %s, the graph takes %s" % (name, inputs[name].dtype, dtype))
         results = self._request.infer(inputs, share_inputs=True, share_outputs=False)
-        self._ran = True
+        self._last = inputs
         return {name: results[index] for index, name in enumerate(self.output_names)}
 
     def executed(self) -> List[ExecutedLayer]:
@@ -118,8 +130,9 @@ class OpenVinoSession:
         Raises:
             RuntimeFailure: nothing was run yet (shapes that vary are compiled with the first inference).
         """
-        if not self._ran:
+        if self._last is None:
             raise RuntimeFailure("openvino: run the session once before reading back what it executed")
+        times = self._layer_times(self._last)
         layers = []
         folded = set()
         for node in self.native.get_runtime_model().get_ordered_ops():
@@ -131,9 +144,27 @@ class OpenVinoSession:
             if kind in ("Const", "Constant") or (sources and all(source in folded for source in sources)):
                 folded.add(name)
             elif kind not in _OUTSIDE:
-                dtype = OTHER if kind in _MOVES else dtype_named(_text(facts, "runtimePrecision"))
-                layers.append(ExecutedLayer(name, kind, dtype, self._device))
+                dtype = OTHER if kind in _MOVES else _computed(facts, self._options["dynamic_quantization"])
+                layers.append(ExecutedLayer(name, kind, dtype, self._device, _inside(facts), times.get(name)))
         return layers
+
+    def _layer_times(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, float]:
+        """Milliseconds by layer, in the middle of a few inferences of a second compilation: clocks in the layers cost time, and the session that
+        is measured never pays for them."""
+        try:
+            request = self._timed().create_infer_request()
+        except RuntimeFailure:  # a device that counts nothing still ran the layers
+            return {}
+        times: Dict[str, List[float]] = {}
+        end = time.perf_counter() + _TIMED_SECONDS
+        for number in range(_TIMED_RUNS):
+            request.infer(inputs, share_inputs=True, share_outputs=False)
+            for layer in request.get_profiling_info():
+                if number and str(layer.status).endswith("EXECUTED") and not str(layer.status).endswith("NOT_RUN"):
+                    times.setdefault(layer.node_name, []).append(layer.real_time.total_seconds() * 1000.0)
+            if time.perf_counter() > end and number:
+                break
+        return {name: float(np.median(values)) for name, values in times.items()}
 
     def facts(self) -> Dict[str, Any]:
         """The effective options, and what the device made of them."""
@@ -145,7 +176,23 @@ class OpenVinoSession:
     def close(self) -> None:
         """Drop the request and the compiled model."""
         self._request = None
+        self._last = None
         self.native = None
+
+
+def _inside(facts: Any) -> Tuple[str, ...]:
+    """The nodes of the file that a layer was fused from, among names that OpenVINO made up on the way."""
+    named = _text(facts, "originalLayersNames") if "originalLayersNames" in facts else ""
+    return tuple(part for part in named.split(",") if part)
+
+
+def _computed(facts: Any, dynamic_quantization: Optional[bool]) -> str:
+    """The type that a layer computes in. Of one with packed integer weights OpenVINO tells their type whether it multiplies integers or not:
+    where it was told to leave its input float, the kernel's own name counts."""
+    kernel = _text(facts, "primitiveType") if "primitiveType" in facts else ""
+    if dynamic_quantization is False and kernel.endswith("_f32"):
+        return FP32
+    return dtype_named(_text(facts, "runtimePrecision"))
 
 
 def _text(facts: Any, name: str) -> str:

@@ -102,7 +102,14 @@ def tensor_dtype(tensor: Any) -> Optional[str]:
 def _layer(layer: Mapping[str, Any], provider: str) -> ExecutedLayer:
     # LayerType names the engine's kind of kernel (CaskConvolution, kgen), ParameterType what it computes (Convolution), where both are given.
     operator = str(layer.get("ParameterType") or layer.get("LayerType") or "unknown")
-    return ExecutedLayer(str(layer.get("Name", "unnamed")), operator, layer_dtype(layer), provider)
+    return ExecutedLayer(str(layer.get("Name", "unnamed")), operator, layer_dtype(layer), provider, layer_sources(layer))
+
+
+def layer_sources(layer: Mapping[str, Any]) -> Tuple[str, ...]:
+    """The nodes of the ONNX file in a layer: by its metadata ("[ONNX Layer: NAME]", parted by a record separator) where the parser left some, else
+    by its name, in which TensorRT joins what it fused with " + "."""
+    marked = re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(layer.get("Metadata", "")))
+    return tuple(dict.fromkeys(marked or (part.strip() for part in str(layer.get("Name", "")).split(" + "))))
 
 
 def _type_in(text: str) -> Optional[str]:

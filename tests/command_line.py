@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Every command of the program.
 COMMANDS = (
     *("demo", "init", "run", "distill", "export", "validate", "profile", "bundle", "report"),
-    *("inspect", "verify", "gate", "doctor", "tune", "recipe", "devices"),
+    *("inspect", "verify", "gate", "doctor", "tune", "quantize", "recipe", "devices"),
 )
 
 

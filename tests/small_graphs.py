@@ -159,15 +159,20 @@ def lowered(model: Path, dialect: Dialect, table: RangeTable | None = None) -> t
     return out, lower(model, ranges, dialect, out)
 
 
-def run(model: Path, inputs: Array) -> Array:
-    """The first output, in ONNX Runtime."""
-    session = ort.InferenceSession(str(model), _options(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"image": inputs})[0])
+def run(model: Path, inputs: Array, entries: Mapping[str, str] | None = None) -> Array:
+    """The first output of a graph that takes `image`, in ONNX Runtime with these session configuration entries."""
+    return run_with(model, {"image": inputs}, entries)
 
 
-def executed(model: Path) -> dict[str, int]:
+def run_with(model: Path, inputs: Mapping[str, Array], entries: Mapping[str, str] | None = None) -> Array:
+    """The same of a graph with other inputs."""
+    session = ort.InferenceSession(str(model), _options(entries), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, dict(inputs))[0])
+
+
+def executed(model: Path, entries: Mapping[str, str] | None = None) -> dict[str, int]:
     """Operators of the graph that ONNX Runtime really runs, with how many there are of each."""
-    options = _options()
+    options = _options(entries)
     options.optimized_model_filepath = str(model.with_suffix(".optimized.onnx"))
     ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     found: dict[str, int] = {}
@@ -176,8 +181,10 @@ def executed(model: Path) -> dict[str, int]:
     return found
 
 
-def _options() -> Any:
+def _options(entries: Mapping[str, str] | None = None) -> Any:
     options = ort.SessionOptions()
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return options

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_world import image_data, spec, training
+from torch import distributed
 
 from kdedge.distill.spec import TeacherSpec
 from kdedge.distill.teacher import obtain
@@ -51,3 +52,5 @@ def run(case: str, root: Path, folder: Path, seed: int = SEED) -> None:
 if __name__ == "__main__":
     for each in (*EXACT, "unused", "memory", "statistics"):
         run(each, Path(sys.argv[1]), Path(sys.argv[1]) / "spread" / each)
+    # Left to the end of the process, the group's threads may outlive what they work for, which aborts it.
+    distributed.destroy_process_group()

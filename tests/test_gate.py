@@ -12,7 +12,7 @@ from kdedge.artifact import Artifact, GraphFile, ImageEncoder, Lineage
 from kdedge.errors import RecipeError
 from kdedge.estimate import Estimate
 from kdedge.gate import decide, parse_policy
-from kdedge.measured import Cell, Fidelity, Latency, Status
+from kdedge.measured import Audit, Cell, Fidelity, Latency, Status
 
 Limits = tuple[float, float] | None
 
@@ -66,6 +66,7 @@ def cell(
         ("kl_student", "<= 1e-3 nats", "<=", 0.001),
         ("sqnr_db", ">= 30 dB", ">=", 30.0),
         ("largest_error", "<= .5", "<=", 0.5),
+        ("integer_share", ">= 90 %", ">=", 0.9),
     ],
 )
 def test_a_rule_is_read_into_the_unit_of_its_figure(key: str, text: str, operator: str, limit: float) -> None:
@@ -160,6 +161,18 @@ def test_a_rule_and_its_contrary_never_both_pass_and_never_both_fail(a: float, b
 def test_what_is_measured_once_is_decided_as_it_is(key: str, good: str, bad: str) -> None:
     assert decide(parse_policy({key: good}), [cell()]).verdict == "pass"
     assert decide(parse_policy({key: bad}), [cell()]).verdict == "fail"
+
+
+def test_integers_that_ran_as_floats_can_fail_the_gate_and_what_was_not_audited_is_open() -> None:
+    def ran(macs: dict[str, int]) -> Cell:
+        here = cell()
+        return dataclasses.replace(here, fidelity=dataclasses.replace(here.fidelity, audit=Audit((), macs)))
+
+    rule = parse_policy({"integer_share": ">= 90 %"})
+    assert decide(rule, [ran({"int8": 95, "fp32": 5})]).verdict == "pass"
+    assert decide(rule, [ran({"int8": 60, "fp32": 40})]).verdict == "fail"
+    assert decide(rule, [ran({"int8": 85, "unknown": 15})]).verdict == "fail"
+    assert decide(rule, [cell()]).verdict == "inconclusive"
 
 
 def test_a_figure_that_was_not_measured_is_inconclusive_and_says_why() -> None:

@@ -29,7 +29,7 @@ LEVELS: list[set[str]] = [
     {"exporters"},
     {"gate", "bundle"},
     {"checks"},
-    {"training"},
+    {"training", "quantizing"},
     {"report"},
     {"pipeline", "tuning", "examining"},
     {"api"},

@@ -181,7 +181,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         (
             "gate:",
             "quantize: {observer: minmx}\ngate:",
-            "r.yaml:12: quantize.observer: must be one of minmax, mse, not 'minmx'; did you mean `minmax`?",
+            "r.yaml:12: quantize.observer: must be one of minmax, moving-average, percentile, entropy, mse, best, not 'minmx'; did you mean `minmax`?",
         ),
         ("gate:", "profile: fast\ngate:", "r.yaml:12: profile: must be a section of keys, not 'fast'"),
         ("name: small", "name: 2024", "r.yaml:1: name: must be text (in quotes, if it looks like a number), not 2024"),
@@ -231,7 +231,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         (
             "[fp16, int8]",
             "[fp16, int8-dynamic]",
-            "r.yaml:11: export[1].precision[1]: `openvino` is not made in int8-dynamic (allowed: fp32, fp16, int8)",
+            "r.yaml:11: export[1].precision[1]: `openvino` is not made in int8-dynamic (allowed: fp32, fp16, int8, int8-weights, mixed)",
         ),
         ("target: openvino", "target: onnxruntime-x86", "r.yaml:11: export[1].precision[1]: `onnxruntime-x86` in int8 is made already, by export[0]"),
         ('"<= 1.5 MB"', "1.5", "r.yaml:12: gate.size: must be text (in quotes, if it looks like a number), not 1.5"),

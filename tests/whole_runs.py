@@ -34,7 +34,7 @@ SMALL = (
     "gate={}",
 )
 # Stages that time something, and stages whose inputs hold such times: only some of their files repeat.
-TIMED, HOLD_TIMES = ("launches.profile",), ("pack.pack", "page.write_report")
+TIMED, HOLD_TIMES = ("launches.profile", "validate.validate"), ("pack.pack", "page.write_report")
 
 
 def start(workspace: Path, **streams: Any) -> subprocess.Popen[str]:
@@ -84,7 +84,7 @@ def kind_of(folder: str) -> str:
 def _hash(kind: str, path: Path) -> str:
     if kind == "pack.pack" and path.name == "manifest.json":
         return hashlib.sha256(json.dumps(_without_times(json.loads(path.read_text())), sort_keys=True).encode()).hexdigest()
-    measured = path.name.startswith(("result.json", "warmup-", "launch-", "report.html"))
+    measured = path.name.startswith(("result.json", "warmup-", "launch-", "report.html", "executed.json"))
     if measured and kind in (*TIMED, *HOLD_TIMES):
         return "measured"
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -101,6 +101,10 @@ def unmeasured(result: dict[str, Any], workspace: Path) -> dict[str, Any]:
     for cell in found["artifacts"]:
         for name in ("latency_median", "latency_p90", "peak_memory_mb"):
             cell[name] = cell[name] is not None
+        if audit := cell.get("audit"):
+            audit["conversion_ms"] = audit["conversion_ms"] is not None
+            for row in audit["nodes"]:
+                row["milliseconds"] = row["milliseconds"] is not None
     return found
 
 

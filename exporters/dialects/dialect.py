@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdedge.exporters.quantize.ranges import Weight
 
 Float32 = npt.NDArray[np.float32]
-Where = Literal["inputs", "outputs", "around", "shortcut"]
+Where = Literal["inputs", "outputs", "around", "shortcut", "products", "everything"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Integer:
 
     `symmetric`: the zero point is 0; else it is free, and a range that starts at 0 puts it at the smallest integer, which is what lets a kernel
     drop the ReLU before it. `per_channel`: one scale an output channel (weights only). `narrow`: the smallest integer is not used, so that
-    the range is as wide below zero as above. Fewer than 8 bits are stored in 8.
+    the range is as wide below zero as above. Fewer than 8 bits are stored in 8, more in 16.
     """
 
     bits: int
@@ -41,7 +41,8 @@ class Integer:
     @property
     def dtype(self) -> str:
         """Numpy name of the type that holds it."""
-        return "int8" if self.signed else "uint8"
+        width = 8 if self.bits <= 8 else 16
+        return f"int{width}" if self.signed else f"uint{width}"
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,30 @@ def shortcut_of_residual_add() -> Place:
     return Place("shortcut", frozenset({"Add"}))
 
 
+def products_of(*operators: str) -> Place:
+    """Both inputs of a product of two activations (the two in an attention), where the runtime multiplies them faster as integers."""
+    return Place("products", frozenset(operators))
+
+
+def everything() -> Place:
+    """Every float tensor that a node reads or makes, constants too: for hardware that takes no float node at all."""
+    return Place("everything", frozenset())
+
+
 def accept_all(weight: Weight) -> str:
     """The rule of a dialect whose integer kernels suit every weighted node."""
     return ""
+
+
+def demand_nothing(node: Any) -> str:
+    """The rule of a dialect that takes a node whatever its shapes and attributes are."""
+    return ""
+
+
+def demand_static_shapes(node: Any) -> str:
+    """The rule of hardware whose graphs are compiled for one shape."""
+    open_ones = [value.name for value in (*node.inputs, *node.outputs) if value is not None and value.shape is not None and value.shape.is_dynamic()]
+    return f"the shape of `{open_ones[0]}` is not fixed" if open_ones else ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +108,11 @@ class Dialect:
     `weight_storage`: "integer" (an integer constant and a DequantizeLinear) or "float" (a float constant, Q and DQ, which the runtime folds).
     `bias`: "int32" with scale activation x weight, or "float". `places`: where activations are quantized. `moves_integers`: operators that
     work on the integers themselves, between Q and DQ. `rest`: type of what stays float; the pass that casts it runs after lowering.
-    `smallest_scale`: scales are raised to it (2^-14 is the smallest that a float16 holds without being flushed to zero).
+    `smallest_scale`: scales are raised to it (2^-14 is the smallest that a float16 holds without being flushed to zero); `smallest_range`: and
+    so is the span of real numbers that an activation's type covers. `per_tensor`: operators whose weights have one scale, though `weight` is
+    per channel. `fixed`: operators whose output has one scale and zero point, whatever was observed.
+    `reads_weights`, `reads_bias`: forms other than `weight_storage` and `bias` that run as fast, so that a file of another tool may have them.
+    `drops_activations`: a ReLU or Clip that the integers' range makes superfluous is not written. `demands`: what else a node lacks, "" for nothing.
     `reads_nothing_else`: the opset and IR limits are the parser's own, so float files keep them too; else they say what this dialect was proven for.
     `refuses`: why a weighted node is better left float, "" where it is not. `forbidden`: operators that the runtime cannot take in such a file.
     """
@@ -106,6 +132,13 @@ class Dialect:
     reads_nothing_else: bool = False
     refuses: Callable[[Weight], str] = accept_all
     forbidden: frozenset[str] = frozenset()
+    per_tensor: frozenset[str] = frozenset()
+    smallest_range: float = 0.0
+    fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    reads_weights: frozenset[str] = frozenset()
+    reads_bias: frozenset[str] = frozenset()
+    drops_activations: bool = False
+    demands: Callable[[Any], str] = demand_nothing
 
     def scales(self, wanted: npt.ArrayLike) -> Float32:
         """Scales as this dialect stores them: float32, not below `smallest_scale`, and numbers that `rest` holds exactly, so that the cast that
@@ -116,6 +149,15 @@ class Dialect:
     def operators(self, where: Where) -> frozenset[str]:
         """The operators of all places of one kind."""
         return frozenset[str]().union(*(place.operators for place in self.places if place.where == where))
+
+    @property
+    def leaves_no_float(self) -> bool:
+        """Whether every node has to be quantized."""
+        return any(place.where == "everything" for place in self.places)
+
+    def per_channel(self, operator: str) -> bool:
+        """Whether the weights of this operator have one scale an output channel."""
+        return self.weight.per_channel and operator not in self.per_tensor
 
 
 # Integer operators of other ways to write a quantized graph; a Q/DQ file holds none of them.

@@ -2,6 +2,13 @@
 
 It takes any zero point, a float bias and weights in either storage, so only inputs of weighted nodes, the shortcut of a residual addition and what a
 MaxPool reads are quantized: Q/DQ are moved down through a MaxPool, never up, and one in front of it keeps it in 8 bits.
+
+Activations are unsigned because OpenVINO 2026.4 misreads signed ones that meet in a Concat: 15 dB instead of 46, without a word.
+
+All activations (SiLU, HardSwish, Gelu in one operator or in five) are computed inside the convolution before them, in float, and cost nothing:
+their inputs stay float. Products of two activations stay float too: with integers an attention of 196 tokens takes as long (1.57 ms against 1.53)
+and one of 784 tokens 1.4 times as long (29.3 against 21.3), for 1 to 34 dB less (OpenVINO 2026.4, AVX512-VNNI, one thread). LayerNormalization and
+Softmax have no integer kernel.
 """
 
 from __future__ import annotations
@@ -19,4 +26,6 @@ DIALECT = Dialect(
     maximum_opset=22,
     maximum_ir=10,
     forbidden=INTEGER_OPERATORS,
+    reads_weights=frozenset({"float"}),
+    reads_bias=frozenset({"int32"}),
 )

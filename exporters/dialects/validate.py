@@ -13,7 +13,17 @@ from kdedge.errors import DialectError
 from kdedge.exporters import model_file
 from kdedge.exporters.dialects.dialect import Dialect, Integer
 from kdedge.exporters.quantize.roles import WEIGHTED, channel_axis, find_residuals, moved_inputs
-from kdedge.exporters.quantize.wiring import QDQ, bias_place, constant, folded_into, load
+from kdedge.exporters.quantize.wiring import (
+    FOLDED,
+    NORMALIZING,
+    QDQ,
+    bias_place,
+    constant,
+    folded_into,
+    is_float_activation,
+    is_operand,
+    load,
+)
 
 Array = npt.NDArray[Any]
 Finding = tuple[Any, str]  # the node (None for the file as a whole) and what is wrong with it
@@ -40,6 +50,8 @@ def violations(model: Any, dialect: Dialect, keep_float: Collection[str] = ()) -
     findings = [*_limits(model, dialect)]
     for node in model.graph:
         findings += _operator(node, dialect)
+        if dialect.leaves_no_float and node.op_type not in QDQ and node.name not in keep_float:
+            findings += _left_in_float(node)
         if node.op_type in QDQ:
             findings += _parameters(node, dialect, model_file.opset_of(model))
             findings += _pair(node, dialect)
@@ -65,13 +77,15 @@ def _operator(node: Any, dialect: Dialect) -> Iterator[Finding]:
         yield node, f"operators of the domain `{node.domain}` are not part of the dialect"
     elif node.op_type in dialect.forbidden:
         yield node, "this operator has no place in a Q/DQ graph of this dialect"
+    elif reason := dialect.demands(node):
+        yield node, reason
 
 
 # ---- Q and DQ --------------------------------------------------------------------------------------------------------------
 
 
 def _kind(node: Any) -> str:
-    """Whether a Q or DQ node belongs to a weight, a bias or an activation."""
+    """Whether a Q or DQ node belongs to a weight, a bias, another constant or an activation."""
     source = node.inputs[0]
     producer = source.producer()
     if node.op_type == "DequantizeLinear" and producer is not None and producer.op_type == "QuantizeLinear":
@@ -79,17 +93,32 @@ def _kind(node: Any) -> str:
     held = constant(source)
     if held is None:
         return "activation"
-    return "bias" if held.dtype == np.int32 else "weight"
+    if held.dtype == np.int32:
+        return "bias"
+    return "weight" if any(_is_weight_of(use) for use in _uses(node.outputs[0])) else "constant"
+
+
+def _uses(value: Any) -> Iterator[Any]:
+    """Who reads a value, behind Q/DQ and casts."""
+    for use in value.uses():
+        if use.node.op_type in _SEEN_THROUGH:
+            yield from _uses(use.node.outputs[0])
+        else:
+            yield use
+
+
+def _is_weight_of(use: Any) -> bool:
+    return use.idx == 1 and use.node.op_type in WEIGHTED | NORMALIZING
 
 
 def _parameters(node: Any, dialect: Dialect, opset: int) -> Iterator[Finding]:
     kind = _kind(node)
-    if kind == "bias" and dialect.bias != "int32":
+    if kind == "bias" and dialect.bias != "int32" and "int32" not in dialect.reads_bias:
         yield node, "the bias is quantized; this dialect wants it in float"
         return
     scale = constant(node.inputs[1])
-    if scale is None:
-        yield node, "the scale is not a constant"
+    if scale is None or not scale.size:
+        yield node, "the scale is not a constant" if scale is None else "the scale is empty"
         return
     yield from ((node, reason) for reason in _scale(scale, kind, dialect, opset))
     zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
@@ -97,12 +126,14 @@ def _parameters(node: Any, dialect: Dialect, opset: int) -> Iterator[Finding]:
         yield node, "the zero point is not a constant"
         return
     if kind != "bias":
-        integer = dialect.activation if kind == "activation" else dialect.weight
+        integer = dialect.weight if kind == "weight" else dialect.activation
         yield from ((node, reason) for reason in _zero_point(node, zero, integer))
     elif zero is not None and (zero != 0).any():
         yield node, "the zero point of a bias is not 0"
     if kind == "weight":
         yield from ((node, reason) for reason in _stored_weight(node, dialect))
+    if kind == "activation":
+        yield from ((node, reason) for reason in _fixed_by_hardware(node, float(scale.reshape(-1)[0]), zero, dialect))
 
 
 def _scale(scale: Array, kind: str, dialect: Dialect, opset: int) -> Iterator[str]:
@@ -130,9 +161,13 @@ def _extreme(scale: Array) -> str:
 
 
 def _zero_point(node: Any, zero: Array | None, integer: Integer) -> Iterator[str]:
-    dtype = "uint8" if zero is None else zero.dtype.name  # without a zero point, QuantizeLinear makes uint8
-    if zero is None and node.op_type == "DequantizeLinear":
+    if zero is not None:
+        dtype = zero.dtype.name
+    elif node.op_type == "DequantizeLinear":
         dtype = integer.dtype  # DequantizeLinear takes what it gets; QuantizeLinear is checked by itself
+    else:
+        made = node.outputs[0].dtype  # uint8, unless the node says otherwise
+        dtype = "uint8" if made is None else str(made).lower()
     if dtype != integer.dtype:
         yield f"the type is {dtype}, this dialect wants {integer.dtype}"
     if integer.symmetric and zero is not None and (zero != 0).any():
@@ -141,15 +176,28 @@ def _zero_point(node: Any, zero: Array | None, integer: Integer) -> Iterator[str
 
 def _stored_weight(node: Any, dialect: Dialect) -> Iterator[str]:
     held = constant(node.inputs[0])
+    takes = dialect.reads_weights | {dialect.weight_storage}
     if node.op_type == "DequantizeLinear" and held is not None:
-        if dialect.weight_storage == "float":
+        if "integer" not in takes:
             yield "the weight is stored as integers; this dialect stores it in float before Q and DQ"
         elif held.dtype.name != dialect.weight.dtype:
             yield f"the weight is stored as {held.dtype.name}, this dialect wants {dialect.weight.dtype}"
         elif held.size and (held.min() < dialect.weight.limits[0] or held.max() > dialect.weight.limits[1]):
             yield f"weights reach {held.min()} to {held.max()}, allowed are {dialect.weight.limits[0]} to {dialect.weight.limits[1]}"
-    if node.op_type == "QuantizeLinear" and dialect.weight_storage == "integer":
+    if node.op_type == "QuantizeLinear" and "float" not in takes:
         yield "the weight is stored in float before Q and DQ; this dialect stores integers"
+
+
+def _fixed_by_hardware(node: Any, scale: float, zero: Array | None, dialect: Dialect) -> Iterator[str]:
+    lowest, highest = dialect.activation.limits
+    if scale * (highest - lowest) < dialect.smallest_range * (1 - 1e-3):
+        yield f"a range of {scale * (highest - lowest):.3g} is narrower than {dialect.smallest_range:.3g}"
+    producer = node.inputs[0].producer()
+    if node.op_type == "QuantizeLinear" and producer is not None and producer.op_type in dialect.fixed:
+        wanted, place = dialect.fixed[producer.op_type]
+        found = 0 if zero is None else int(zero.reshape(-1)[0])
+        if not np.isclose(scale, wanted, rtol=1e-5) or found != place:
+            yield f"after {producer.op_type} the scale is {wanted:.6g} and the zero point {place} in this dialect, found {scale:.6g} and {found}"
 
 
 def _pair(node: Any, dialect: Dialect) -> Iterator[Finding]:
@@ -199,16 +247,19 @@ def _weighted(node: Any, dialect: Dialect) -> Iterator[Finding]:
     source = _dequantizer(node.inputs[0])
     if source is None:
         yield node, f"its weights are quantized but its input `{node.inputs[0].name}` is not"
-    yield from ((node, reason) for reason in _channels(node, weight))
-    if place := bias_place(node):
+    yield from ((node, reason) for reason in _channels(node, weight, dialect))
+    if (place := bias_place(node)) and not (dialect.leaves_no_float and place[0] is not node):
         yield from ((node, reason) for reason in _bias(place[0].inputs[place[1]], source, weight, dialect))
     if node.op_type in dialect.operators("outputs"):
         yield from ((node, reason) for reason in _output(node, dialect))
 
 
-def _channels(node: Any, weight: Any) -> Iterator[str]:
+def _channels(node: Any, weight: Any, dialect: Dialect) -> Iterator[str]:
     scale, shape = constant(weight.inputs[1]), weight.outputs[0].shape
     if scale is None or scale.size == 1 or shape is None:
+        return
+    if dialect.weight.per_channel and not dialect.per_channel(node.op_type):
+        yield f"its weights have {scale.size} scales; those of a {node.op_type} have one in this dialect"
         return
     axis, wanted = int(weight.attributes["axis"].as_int()) if "axis" in weight.attributes else 1, channel_axis(node, len(shape))
     if axis % len(shape) != wanted:
@@ -222,6 +273,8 @@ def _bias(value: Any, source: Any, weight: Any, dialect: Dialect) -> Iterator[st
     if dialect.bias == "float":
         return  # a quantized one was named where its DequantizeLinear stands
     held = None if bias is None else constant(bias.inputs[0])
+    if "float" in dialect.reads_bias and held is None:
+        return
     if held is None or held.dtype != np.int32:
         yield "its bias is not stored as int32"
         return
@@ -242,6 +295,20 @@ def _output(node: Any, dialect: Dialect) -> Iterator[str]:
         found, smallest = 0 if zero is None else int(zero.reshape(-1)[0]), dialect.activation.limits[0]
         if found != smallest:
             yield f"the zero point after its ReLU is {found}; it must be {smallest}, or the ReLU keeps it in float"
+
+
+# ---- where nothing may stay float ------------------------------------------------------------------------------------------
+
+
+def _left_in_float(node: Any) -> Iterator[Finding]:
+    for place, value in enumerate(node.inputs):
+        cut = node.op_type in FOLDED and folded_into(value) is not value  # computed inside the kernel before it
+        if value is not None and not cut and (is_float_activation(value) or is_operand(node, place)) and _dequantizer(value) is None:
+            yield node, f"it reads `{value.name}` in float; this hardware takes no float node"
+    for value in node.outputs:
+        landing = folded_into(value)
+        if is_float_activation(value) and (landing.is_graph_output() or any(use.node.op_type != "QuantizeLinear" for use in landing.uses())):
+            yield node, f"its output `{landing.name}` stays in float; this hardware takes no float node"
 
 
 # ---- residual additions ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ def remove_identity(model: ir.Model) -> int:
         if _does_nothing(node) and not node.outputs[0].is_graph_output():
             node.outputs[0].replace_all_uses_with(node.inputs[0])
             model.graph.remove(node, safe=True)
-    common.IdentityEliminationPass()(model)
+    if not any(node.graph is not model.graph for node in model.graph.all_nodes()):
+        common.IdentityEliminationPass()(model)  # of a subgraph it would move outputs, which onnx-ir refuses
     common.CommonSubexpressionEliminationPass()(model)
     return before - len(model.graph)
 
@@ -25,6 +26,8 @@ def _does_nothing(node: ir.Node) -> bool:
     source = node.inputs[0] if node.inputs else None
     if source is None or node.domain:
         return False
+    if node.op_type == "Identity":
+        return True
     if node.op_type == "Cast":
         return source.dtype is not None and node.attributes["to"].as_int() == source.dtype
     return node.op_type == "Dropout" and not _trains(node) and not any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:])

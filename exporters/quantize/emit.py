@@ -13,7 +13,7 @@ from kdedge.exporters.quantize import encoding
 from kdedge.exporters.quantize.encoding import Encoding
 from kdedge.exporters.quantize.plan import Plan
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
-from kdedge.exporters.quantize.wiring import bias_place, constant
+from kdedge.exporters.quantize.wiring import FOLDED, NORMALIZING, bias_place, constant, folded_into
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -30,14 +30,18 @@ class Writer:
         self.ranges = table.weight_ranges()
         self.names = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
         self.names |= {str(value.name) for node in graph for value in node.outputs}
+        self.node_names = {str(node.name) for node in graph}
         self.moving = set(plan.moving)
         self.integers: dict[Any, Any] = {}  # value -> the same as integers
         self.weights: dict[tuple[str, int, bytes], Any] = {}  # dequantized weights that nodes share
+        self.superseded: list[tuple[Any, Any]] = []  # values behind activations that the integers make superfluous, and those before
 
     def write(self) -> None:
         """Weights first (they look activations' encodings up by the float values), then everything else in graph order."""
         for node, row in self.plan.weighted.items():
             self._write_weight(node, row)
+        for node, place in self.plan.constants:
+            self._write_constant(node, place)
         points = set(self.plan.points)
         first = next(iter(self.graph))
         for value in self.graph.inputs:
@@ -49,6 +53,7 @@ class Writer:
             for value in list(node.outputs):
                 if value in points:
                     self._write_pair(value, after=node)
+        self._remove_superseded()
 
     # ---- activations -----------------------------------------------------------------------------------------------------
 
@@ -57,7 +62,8 @@ class Writer:
         is_output = value in self.plan.everywhere and value.is_graph_output()
         scale, zero = self._parameters(value)
         base = str(value.name)
-        quantize = self._node("QuantizeLinear", [value, scale, zero], base, self._integer_type(), value.shape)
+        source = self._without_activation(value) if value in self.plan.everywhere and self.dialect.drops_activations else value
+        quantize = self._node("QuantizeLinear", [source, scale, zero], base, self._integer_type(), value.shape)
         self.integers[value] = quantize.outputs[0]
         dequantize = self._node("DequantizeLinear", [quantize.outputs[0], scale, zero], base, ir.DataType.FLOAT, value.shape)
         self._insert([quantize, dequantize], after, before)
@@ -65,6 +71,28 @@ class Writer:
             node.replace_input_with(place, dequantize.outputs[0])
         if is_output:
             self._take_over_output(value, dequantize.outputs[0], "float")
+        if source is not value:
+            self.superseded.append((value, source))
+
+    def _without_activation(self, value: Any) -> Any:
+        """The value before the activations that the integers' range cuts in the same places, so that they need not be computed."""
+        held, (lowest, highest) = self.encodings[value], self.dialect.activation.limits
+        low, high = ((end - held.zero_point) * float(held.scale) for end in (lowest, highest))
+        point = value
+        while (node := value.producer()) is not None and node.op_type in FOLDED and folded_into(node.inputs[0]) is point:
+            bounds = (constant(bound) for bound in node.inputs[1:3])
+            least, most = (None if bound is None else float(bound) for bound in bounds) if node.op_type == "Clip" else (0.0, None)
+            if (least is not None and low < least) or (most is not None and high > most * (1 + 1e-6)):
+                break
+            value = node.inputs[0]
+        return value
+
+    def _remove_superseded(self) -> None:
+        for value, source in self.superseded:
+            while value is not source:
+                node = value.producer()
+                value = node.inputs[0]
+                self.graph.remove(node, safe=True)
 
     def _uses_of_dequantized(self, value: Any) -> list[tuple[Any, int]]:
         if value not in self.plan.everywhere:
@@ -123,8 +151,11 @@ class Writer:
         assert weight is not None
         source = self.encodings[node.inputs[0]]
         place = bias_place(node)
+        if place is not None and place[0] is not node and self.dialect.leaves_no_float:
+            place = None  # the product has a scale of its own before the Add, whose row is a constant like any other
         bias = None if place is None else constant(place[0].inputs[place[1]])
-        scales = encoding.weight_scales(np.asarray(self.ranges[row.name, row.axis].symmetric), bias, source, self.dialect)
+        separate = self.dialect.per_channel(row.operator)
+        scales = encoding.weight_scales(np.asarray(self.ranges[row.name, row.axis].symmetric), bias, source, self.dialect, separate)
         node.replace_input_with(1, self._dequantized_weight(node, row, weight, scales))
         if place is not None and bias is not None and self.dialect.bias == "int32":
             place[0].replace_input_with(place[1], self._dequantized_bias(node, row, bias, source, scales))
@@ -134,7 +165,7 @@ class Writer:
         if key in self.weights:
             return self.weights[key]
         integers = encoding.quantize(weight, scales, row.axis, self.dialect.weight)
-        per_channel = self.dialect.weight.per_channel
+        per_channel = self.dialect.per_channel(row.operator)
         held = scales if per_channel else scales.reshape(())
         scale = self._constant(f"{row.name}_scale", held)
         zero = self._constant(f"{row.name}_zero_point", np.zeros(held.shape, integers.dtype))
@@ -163,11 +194,35 @@ class Writer:
         self._insert([dequantize], None, node)
         return dequantize.outputs[0]
 
+    # ---- other constants -------------------------------------------------------------------------------------------------
+
+    def _write_constant(self, node: Any, place: int) -> None:
+        """A constant operand as integers: of a normalisation the factor as a weight and the offset as its bias, any other one like an activation."""
+        value = node.inputs[place]
+        held = constant(value)
+        assert held is not None
+        base, dialect = f"{node.name}_input{place}", self.dialect
+        if node.op_type in NORMALIZING and place == 1:
+            scale = dialect.scales(encoding.amplitude(held, dialect) / dialect.weight.limits[1])
+            integers, zero = encoding.quantize(held, scale.reshape(1), 0, dialect.weight), np.asarray(0, dialect.weight.dtype)
+        elif node.op_type in NORMALIZING and place == 2 and node.inputs[0] in self.encodings:
+            factor = constant(node.inputs[1].producer().inputs[1])
+            product, scale = encoding.quantize_bias(held, self.encodings[node.inputs[0]], np.asarray(factor, np.float32).reshape(1))
+            integers, scale, zero = product, scale[0], np.asarray(0, np.int32)
+        else:
+            own = encoding.encode_constant(held, dialect)
+            integers, zero = encoding.quantize_activation(held, own, dialect), np.asarray(own.zero_point, dialect.activation.dtype)
+            scale = np.asarray(own.scale, np.float32)
+        parts = [self._constant(f"{base}_{what}", array) for what, array in (("quantized", integers), ("scale", scale), ("zero_point", zero))]
+        dequantize = self._node("DequantizeLinear", parts, base, ir.DataType.FLOAT, parts[0].shape)
+        self._insert([dequantize], None, node)
+        node.replace_input_with(place, dequantize.outputs[0])
+
     # ---- making things ---------------------------------------------------------------------------------------------------
 
     def _node(self, operator: str, inputs: list[Any], base: str, dtype: Any, shape: Any, attributes: dict[str, int] | None = None) -> Any:
         suffix = "quantized" if operator == "QuantizeLinear" else "dequantized"
-        node = ir.node(operator, inputs, attributes or {}, name=f"{base}_{operator}")
+        node = ir.node(operator, inputs, attributes or {}, name=_unused(f"{base}_{operator}", self.node_names))
         output = node.outputs[0]
         output.name, output.type, output.shape = self._fresh(f"{base}_{suffix}"), ir.TensorType(dtype), shape
         return node
@@ -187,11 +242,16 @@ class Writer:
             self.graph.insert_before(before, nodes)
 
     def _fresh(self, name: str) -> str:
-        candidate, number = name, 1
-        while candidate in self.names:
-            candidate, number = f"{name}_{number}", number + 1
-        self.names.add(candidate)
-        return candidate
+        return _unused(name, self.names)
 
     def _integer_type(self) -> Any:
-        return ir.DataType.INT8 if self.dialect.activation.signed else ir.DataType.UINT8
+        return ir.DataType.from_numpy(np.dtype(self.dialect.activation.dtype))
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """The name, or the first one with a number that is not taken; it is taken then."""
+    candidate, number = name, 1
+    while candidate in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    taken.add(candidate)
+    return candidate

@@ -36,19 +36,38 @@ def encode_activation(rows: Iterable[ActivationRange], dialect: Dialect) -> Enco
     if dialect.activation.symmetric:
         return Encoding(np.float32(dialect.scales(max(row.symmetric for row in rows) / highest)), 0)
     low, high = min(row.affine[0] for row in rows), max(row.affine[1] for row in rows)
+    high = max(high, low + dialect.smallest_range)
     scale = np.float32(dialect.scales((high - low) / (highest - lowest)))
     return Encoding(scale, int(np.clip(lowest + round(-low / float(scale)), lowest, highest)))
 
 
-def weight_scales(amplitudes: Array, bias: Array | None, activation: Encoding, dialect: Dialect) -> Float32:
-    """Scales [channels] (or [1], where the type is not per channel) of weights with these symmetric amplitudes.
+def encode_constant(values: Array, dialect: Dialect) -> Encoding:
+    """The encoding of a constant operand, which has the type of activations."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    return encode_activation([ActivationRange("", low, high, max(-low, high), (low, high))], dialect)
+
+
+def quantize_activation(values: Array, held: Encoding, dialect: Dialect) -> Array:
+    """Values as the integers of an activation's type, rounded half to even."""
+    integers: Array = np.clip(np.rint(values / held.scale) + held.zero_point, *dialect.activation.limits).astype(dialect.activation.dtype)
+    return integers
+
+
+def amplitude(values: Array, dialect: Dialect) -> float:
+    """The largest size of a constant, not below what the dialect can span."""
+    return max(float(np.abs(values).max()), dialect.smallest_range / 2)
+
+
+def weight_scales(amplitudes: Array, bias: Array | None, activation: Encoding, dialect: Dialect, per_channel: bool | None = None) -> Float32:
+    """Scales [channels] (or [1], where the operator's weights are not `per_channel`) of weights with these symmetric amplitudes.
 
     They are raised where bias / (activation scale x weight scale) would leave int32: in a channel of almost no weights.
     """
-    amplitudes = np.asarray(amplitudes, np.float64) / dialect.weight.limits[1]
+    amplitudes = np.maximum(np.asarray(amplitudes, np.float64), dialect.smallest_range / 2) / dialect.weight.limits[1]
     if bias is not None and dialect.bias == "int32":
         amplitudes = np.maximum(amplitudes, np.abs(bias.reshape(-1).astype(np.float64)) / (float(activation.scale) * (INT32_HIGHEST // 2)))
-    return dialect.scales(amplitudes if dialect.weight.per_channel else amplitudes.max(keepdims=True))
+    separate = dialect.weight.per_channel if per_channel is None else per_channel
+    return dialect.scales(amplitudes if separate else amplitudes.max(keepdims=True))
 
 
 def quantize(values: Array, scales: Float32, axis: int, integer: Integer) -> Array:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kdedge.errors import ExportError
 from kdedge.exporters import model_file
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.emit import Writer
 from kdedge.exporters.quantize.encoding import Encoding, encode_activation
+from kdedge.exporters.quantize.masks import cut_masks
 from kdedge.exporters.quantize.plan import Plan, plan
-from kdedge.exporters.quantize.ranges import RangeTable, read_table
+from kdedge.exporters.quantize.ranges import ActivationRange, RangeTable, read_table
 from kdedge.exporters.quantize.roles import WEIGHTED
+from kdedge.exporters.quantize.tensors import read_tensors, replace_tensors
 from kdedge.exporters.quantize.wiring import constant, load
 
 
@@ -30,19 +35,22 @@ class LoweredReport:
     notes: tuple[str, ...]
 
 
-def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path) -> LoweredReport:
+def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path, weights: Path | None = None) -> LoweredReport:
     """Write the float graph at `model_path` as `dialect` to `out`. The graph is the one that was calibrated; its batch may have been fixed since.
+    `weights`: tensors that take the place of the graph's own, as `tensors.write_tensors` wrote them.
 
     Raises:
-        ExportError: a file cannot be read, the table was made from another graph, or the opset is outside the dialect's.
+        ExportError: a file cannot be read, the table or the weights were made from another graph, or the opset is outside the dialect's.
     """
     model = load(model_path)
+    if weights is not None:
+        replace_tensors(model.graph, read_tensors(weights))
     table = read_table(ranges_path)
     _check_opset(model, dialect, model_path.name)
     _check_table(model.graph, table, model_path.name)
     decided = plan(model.graph, table, dialect)
-    report = _report(model.graph, decided, table)
-    Writer(model.graph, decided, _encodings(decided, table, dialect), dialect, table).write()
+    report = _report(model.graph, decided, table, dialect)
+    Writer(model.graph, decided, _encodings(model.graph, decided, table, dialect), dialect, table).write()
     model.producer_name, model.producer_version = "kdedge", None
     model_file.save_model(model_file.tidy(model), out)
     return report
@@ -71,11 +79,21 @@ def _check_table(graph: Any, table: RangeTable, name: str) -> None:
         )
 
 
-def _encodings(decided: Plan, table: RangeTable, dialect: Dialect) -> dict[Any, Encoding]:
-    rows = table.activation_ranges()
+def _encodings(graph: Any, decided: Plan, table: RangeTable, dialect: Dialect) -> dict[Any, Encoding]:
+    rows: Mapping[str, ActivationRange] = table.activation_ranges()
+    if dialect.leaves_no_float:
+        rows = cut_masks(graph, frozenset(row.node for row in table.structure.shared), rows)
     groups = {value: group for group in decided.groups for value in group}
     made = [value for node in decided.moving for value in node.outputs]
-    return {value: encode_activation([rows[member.name] for member in groups.get(value, [value])], dialect) for value in (*decided.points, *made)}
+
+    def encoded(value: Any) -> Encoding:
+        producer = value.producer()
+        if producer is not None and producer.op_type in dialect.fixed:
+            scale, zero_point = dialect.fixed[producer.op_type]
+            return Encoding(np.float32(scale), zero_point)
+        return encode_activation([rows[member.name] for member in groups.get(value, [value])], dialect)
+
+    return {value: encoded(value) for value in (*decided.points, *made)}
 
 
 def _unsuitable(node: Any) -> str:
@@ -85,11 +103,13 @@ def _unsuitable(node: Any) -> str:
     return "its operands, bias or attributes have a form that integer kernels do not take"
 
 
-def _report(graph: Any, decided: Plan, table: RangeTable) -> LoweredReport:
+def _report(graph: Any, decided: Plan, table: RangeTable, dialect: Dialect) -> LoweredReport:
     notes = []
     for node in graph:
-        if node.op_type in WEIGHTED and node not in decided.weighted:
-            reason = decided.float_nodes.get(node.name) or _unsuitable(node)
+        reason = decided.float_nodes.get(node.name, "")
+        if node.op_type in WEIGHTED and node not in decided.weighted and not reason and not dialect.leaves_no_float:
+            reason = _unsuitable(node)
+        if reason:
             notes.append(f"`{node.name}` ({node.op_type}) stays float: {reason}")
     return LoweredReport(
         activations=tuple(str(value.name) for value in decided.points),

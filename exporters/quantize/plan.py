@@ -9,7 +9,7 @@ from typing import Any
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
 from kdedge.exporters.quantize.roles import moved_inputs
-from kdedge.exporters.quantize.wiring import FOLDED, folded_into, is_float_activation
+from kdedge.exporters.quantize.wiring import FOLDED, folded_into, is_float_activation, is_operand
 
 
 @dataclass
@@ -17,7 +17,8 @@ class Plan:
     """`points`: values that get a Q/DQ pair, in graph order. `reads`: (node, input) that read the dequantized value of a point.
     `everywhere`: points that all readers, and the graph's outputs, see dequantized, because an integer kernel makes them.
     `weighted`: nodes whose weights are quantized. `moving`: nodes that work on the integers themselves.
-    `groups`: values that must share a scale, each set once. `float_nodes`: weighted nodes that stay float, and why.
+    `constants`: (node, input) of other float constants that are quantized.
+    `groups`: values that must share a scale, each set once. `float_nodes`: nodes that stay float where they might not, and why.
     """
 
     points: list[Any] = field(default_factory=list)
@@ -25,6 +26,7 @@ class Plan:
     everywhere: set[Any] = field(default_factory=set)
     weighted: dict[Any, Weight] = field(default_factory=dict)
     moving: list[Any] = field(default_factory=list)
+    constants: list[tuple[Any, int]] = field(default_factory=list)
     groups: list[list[Any]] = field(default_factory=list)
     float_nodes: dict[str, str] = field(default_factory=dict)
 
@@ -52,8 +54,10 @@ class _Planner:
         for node in self.graph:
             if node in self.plan.weighted:
                 self._quantize_input(node, 0)
-                if node.op_type in self.dialect.operators("outputs"):
+                if node.op_type in self.dialect.operators("outputs") or self.dialect.leaves_no_float:
                     self._quantize_output(node)
+            elif node.name not in self.kept and self.dialect.leaves_no_float:
+                self._surround(node)
             elif node.name not in self.kept:
                 self._extend(node)
         self._quantize_shortcuts()
@@ -103,13 +107,17 @@ class _Planner:
         """Take a node without weights in, where the dialect has a place for it and it gains something."""
         wanted = any(value in self.wanted for value in node.outputs)
         if node.op_type in self.dialect.operators("around"):
-            inputs = [value for value in node.inputs if value is not None]
-            if wanted and self._has_place(inputs):
-                for place in range(len(inputs)):
-                    self._quantize_input(node, place)
+            if wanted and self._has_place(node):
+                for place in range(len(node.inputs)):
+                    self._quantize_operand(node, place)
                 self._quantize_output(node)
         elif node.op_type in self.dialect.moves_integers and node.name in self.shared:
             inputs = list(moved_inputs(node))
+            if wanted and any(value in self.plan.everywhere for value in inputs):
+                # The other inputs of a Concat: to quantize them costs less than to dequantize this one and to quantize the result.
+                for value in inputs:
+                    if value not in self.quantized:
+                        self._add_point(value)
             made_of_integers = wanted or all(value in self.plan.everywhere for value in inputs)
             if made_of_integers and all(value in self.quantized for value in inputs):
                 self.plan.moving.append(node)
@@ -117,12 +125,40 @@ class _Planner:
                 self.plan.everywhere.update(node.outputs)
         elif node.op_type in self.dialect.operators("inputs") and wanted and node.name in self.shared:
             self._quantize_input(node, 0)
+        elif node.op_type in self.dialect.operators("products") and all(self._known_activation(value) for value in node.inputs):
+            for place in range(len(node.inputs)):
+                self._quantize_input(node, place)
 
-    def _has_place(self, inputs: list[Any]) -> bool:
+    def _surround(self, node: Any) -> None:
+        """Quantize all that a node reads and makes, where the dialect leaves nothing in float."""
+        held = [value for value in (*node.inputs, *node.outputs) if value is not None and is_float_activation(value)]
+        if any(folded_into(value).name not in self.known for value in held):
+            self.plan.float_nodes[node.name] = f"no range was observed for what {node.op_type} reads or makes"
+        for place in range(len(node.inputs)):
+            self._quantize_operand(node, place)
+        for value in node.outputs:
+            landing = folded_into(value)
+            if landing.name in self.known:
+                self._add_point(landing)
+                self.plan.everywhere.add(landing)
+
+    def _known_activation(self, value: Any) -> bool:
+        return value is not None and is_float_activation(value) and value.name in self.known
+
+    def _has_place(self, node: Any) -> bool:
         """Whether all inputs are quantized, or can be and one comes from an integer kernel."""
-        if all(value in self.quantized for value in inputs):
+        values = [(place, value) for place, value in enumerate(node.inputs) if value is not None]
+        if all(value in self.quantized for _, value in values):
             return True
-        return any(value in self.plan.everywhere for value in inputs) and all(value.name in self.known for value in inputs)
+        can_be = all(self._known_activation(value) or is_operand(node, place) for place, value in values)
+        return can_be and any(value in self.plan.everywhere for _, value in values)
+
+    def _quantize_operand(self, node: Any, place: int) -> None:
+        value = node.inputs[place]
+        if self._known_activation(value):
+            self._quantize_input(node, place)
+        elif value is not None and is_operand(node, place):
+            self.plan.constants.append((node, place))
 
     def _quantize_input(self, node: Any, place: int) -> None:
         value = node.inputs[place]

@@ -6,14 +6,21 @@ Calibration fills it, quantization-aware training will rewrite its ranges, and e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdedge.errors import ExportError
 
-SCHEMA = 1
+SCHEMA = 2
+
+OBSERVERS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+"""Every one whose ranges a table holds. (`best` is no observer: it stands for the one of these that a dialect likes best.)"""
+
+WEIGHT_OBSERVER = {"minmax": "minmax", "moving-average": "minmax", "percentile": "mse", "entropy": "mse", "mse": "mse"}
+"""Which amplitudes of the weights go with the observer of the activations: those that clip nothing go together, those that clip too."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,8 @@ class ActivationRange:
     """What was observed of an activation, and the ranges that the observer recommends for 8 bits.
 
     `low`, `high`: smallest and largest value seen. `symmetric`: a, where [-a, a] suits a signed type with zero point 0.
-    `affine`: the range that suits a type with a free zero point; it always holds 0.
+    `affine`: the range that suits a type with a free zero point; it always holds 0. `choices`: (observer, symmetric, affine) of every observer,
+    of which `with_observer` takes one; empty where the range was not observed (it was learned).
     """
 
     name: str
@@ -94,24 +102,29 @@ class ActivationRange:
     high: float
     symmetric: float
     affine: tuple[float, float]
+    choices: tuple[tuple[str, float, tuple[float, float]], ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightRange:
-    """Per output channel: extremes of the weights, and the amplitude a where [-a, a] suits a signed type with zero point 0."""
+    """Per output channel: extremes of the weights, and the amplitude a where [-a, a] suits a signed type with zero point 0.
+
+    `choices`: (observer, amplitudes) by the largest magnitude ("minmax") and by the least squared error ("mse").
+    """
 
     name: str
     axis: int
     low: tuple[float, ...]
     high: tuple[float, ...]
     symmetric: tuple[float, ...]
+    choices: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class RangeTable:
     """Structure and ranges of one float graph.
 
-    `model_sha256`: of the file that was calibrated; `observer`: minmax or mse; `samples`: examples seen;
+    `model_sha256`: of the file that was calibrated; `observer`: the one whose ranges are chosen; `samples`: examples seen;
     `keep_float`: names of nodes that stay float in every dialect.
     """
 
@@ -131,6 +144,29 @@ class RangeTable:
     def weight_ranges(self) -> dict[tuple[str, int], WeightRange]:
         """Weight ranges by tensor name and channel axis (a tied weight may be used along two axes)."""
         return {(row.name, row.axis): row for row in self.weights}
+
+
+def with_observer(table: RangeTable, name: str) -> RangeTable:
+    """The table with the ranges of another observer chosen, for activations and weights (`WEIGHT_OBSERVER`).
+
+    Raises:
+        ExportError: there is no such observer, or a range was not observed by it.
+    """
+    if name not in OBSERVERS:
+        raise ExportError(f"there is no observer `{name}`; choose one of {', '.join(OBSERVERS)}")
+    activations = []
+    for row in table.activations:
+        _, symmetric, affine = _chosen(row, name)
+        activations.append(replace(row, symmetric=symmetric, affine=affine))
+    weights = [replace(row, symmetric=_chosen(row, WEIGHT_OBSERVER[name])[1]) for row in table.weights]
+    return replace(table, observer=name, activations=tuple(activations), weights=tuple(weights))
+
+
+def _chosen(row: Any, name: str) -> tuple[Any, ...]:
+    for choice in row.choices:
+        if choice[0] == name:
+            return tuple(choice)
+    raise ExportError(f"the range of `{row.name}` was not observed by `{name}` (only by: {', '.join(choice[0] for choice in row.choices) or 'none'})")
 
 
 def write_table(table: RangeTable, path: Path) -> None:
@@ -159,7 +195,7 @@ def read_table(path: Path) -> RangeTable:
 
 def _table(values: Mapping[str, Any]) -> RangeTable:
     structure = values["structure"]
-    return RangeTable(
+    table = RangeTable(
         model_sha256=values["model_sha256"],
         observer=values["observer"],
         samples=values["samples"],
@@ -173,8 +209,32 @@ def _table(values: Mapping[str, Any]) -> RangeTable:
         weights=_rows(WeightRange, values["weights"]),
         keep_float=tuple(values["keep_float"]),
     )
+    for row in table.activations:
+        _check_activation(row)
+    for weight in table.weights:
+        _check_weight(weight)
+    return table
 
 
 def _rows(kind: type[Any], rows: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
-    """JSON knows no tuples: every list of a row is one."""
-    return tuple(kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows)
+    return tuple(kind(**{key: _tuples(value) for key, value in dict(row).items()}) for row in rows)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows no tuples: every list is one."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_activation(row: ActivationRange) -> None:
+    ranges = [("chosen", row.symmetric, row.affine), *row.choices]
+    if not all(map(math.isfinite, (row.low, row.high))):
+        raise ValueError(f"the extremes of `{row.name}` are not finite")
+    for observer, symmetric, (start, end) in ranges:
+        if not (math.isfinite(symmetric) and symmetric >= 0.0 and -math.inf < start <= 0.0 <= end < math.inf):
+            raise ValueError(f"the {observer} range of `{row.name}` is not finite, or does not hold 0")
+
+
+def _check_weight(row: WeightRange) -> None:
+    for observer, amplitudes in [("chosen", row.symmetric), *row.choices]:
+        if len(amplitudes) != len(row.low) or not all(math.isfinite(value) and value >= 0.0 for value in amplitudes):
+            raise ValueError(f"the {observer} amplitudes of `{row.name}` are not one finite number of at least 0 a channel")

@@ -32,6 +32,39 @@ MOVING = frozenset(
 FIXED_RANGE: dict[str, tuple[float, float]] = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 # Operators that other kernels than convolutions may run on integers.
 ARITHMETIC = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Tanh", "Softmax", "HardSigmoid"})
+# Operators that only hardware without float kernels runs on integers. None that is fed infinities on purpose (Where, Log): their ranges mean nothing.
+OTHERS = frozenset(
+    {
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "BatchNormalization",
+        "Gelu",
+        "Erf",
+        "HardSwish",
+        "Elu",
+        "PRelu",
+        "Softplus",
+        "Mish",
+        "Sub",
+        "Div",
+        "Pow",
+        "Sqrt",
+        "Neg",
+        "Abs",
+        "Min",
+        "Max",
+        "Sum",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "GlobalMaxPool",
+        "DepthToSpace",
+        "SpaceToDepth",
+    }
+)
+QUANTIZABLE = WEIGHTED | ARITHMETIC | MOVING | FOLDED | OTHERS
 
 _NON_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp", "Sqrt", "Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 _KEEPS_SIGN = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "GlobalMaxPool", "Ceil", "Floor"})
@@ -239,7 +272,7 @@ def _activations(
     roles = _roles(weights, residuals, shared, {value.name: folded_into(value).name for node in graph for value in node.outputs})
     rows: dict[str, Activation] = {}
     for node in graph:
-        if node.op_type not in WEIGHTED | ARITHMETIC | MOVING | FOLDED or node.domain:
+        if node.op_type not in QUANTIZABLE or node.domain:
             continue
         for value in (*node.inputs, *node.outputs):
             if not is_float_activation(value) or value.name in rows or (folded_into(value) is not value and value.name not in moved):

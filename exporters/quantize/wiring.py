@@ -18,6 +18,11 @@ from kdedge.exporters.naming import ensure_names
 FOLDED = frozenset({"Relu", "Clip"})
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
+# Normalisations with a factor (input 1) and an offset (input 2).
+NORMALIZING = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"})
+# Float inputs that say how an operator works and are no operands: limits, sizes, fillings.
+_PARAMETERS = {"Clip": (1, 2), "Resize": (1, 2), "Pad": (2,), "Upsample": (1,), "Dropout": (1,)}
+
 _ACTIVATION_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
 
 Array = npt.NDArray[Any]
@@ -55,6 +60,12 @@ def is_float_activation(value: Any) -> bool:
 def is_activation(value: Any) -> bool:
     """The same for any type that a quantized or a half-precision graph holds its activations in."""
     return value is not None and value.dtype in _ACTIVATION_TYPES and constant(value) is None
+
+
+def is_operand(node: Any, place: int) -> bool:
+    """Whether an input of a node is a float constant that it computes with."""
+    held = constant(node.inputs[place])
+    return held is not None and held.dtype == np.float32 and place not in _PARAMETERS.get(node.op_type, ())
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

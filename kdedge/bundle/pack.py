@@ -185,6 +185,8 @@ def _evidence(cell: Cell) -> dict[str, Any]:
         "fidelity": {name: asdict(estimate) for name, estimate in fidelity.figures.items()},
         "largest_error": fidelity.largest_error,
         "executed": dict(fidelity.executed),
+        "integer_share": fidelity.audit.integer_share if fidelity.audit else None,
+        "findings": list(fidelity.audit.findings) if fidelity.audit else [],
         # A proxy's latency says nothing about the target, so it does not travel under its name.
         "latency": {} if cell.proxy else {name: asdict(estimate) for name, estimate in latency.figures.items()},
         "peak_memory_mb": None if cell.proxy else latency.peak_memory_mb,

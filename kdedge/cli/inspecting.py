@@ -28,12 +28,12 @@ def lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield from lines(value, indent + "  ")
         elif isinstance(value, list) and value and not isinstance(value[0], int | float):
             yield f"{indent}{name}"
-            yield from (_printable(f"{indent}  {item}") for item in value)
+            yield from (printable(f"{indent}  {item}") for item in value)
         else:
-            yield _printable(f"{indent}{name}: {value if value not in (None, '', [], {}) else '-'}")
+            yield printable(f"{indent}{name}: {value if value not in (None, '', [], {}) else '-'}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What a file says must not steer the terminal."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
@@ -50,7 +50,7 @@ def violations(path: Path, dialect: str) -> list[str]:
 
     if dialect not in DIALECTS:
         raise KdedgeError(f"there is no dialect `{dialect}` (allowed: {', '.join(sorted(DIALECTS))})")
-    file = _graph_in(path) if path.is_dir() else _existing(path)
+    file = graph_in(path, "a dialect is checked on ONNX alone")[0] if path.is_dir() else _existing(path)
     try:
         validate(file, ImportPath(DIALECTS[dialect]).load())
     except DialectError as error:
@@ -58,14 +58,19 @@ def violations(path: Path, dialect: str) -> list[str]:
     return []
 
 
-def _graph_in(folder: Path) -> Path:
+def graph_in(folder: Path, why: str) -> tuple[Path, dict[str, Any]]:
+    """The ONNX file of a bundle, and what the manifest says of its artifact; `why` ends the error where it has another format.
+
+    Raises:
+        KdedgeError: the manifest is damaged, or the artifact is no ONNX file.
+    """
     from kdedge.bundle.manifest import read_manifest, safe_path
 
     with _complete(folder):
         artifact = read_manifest(folder)["artifact"]
         if artifact["format"] != "onnx":
-            raise KdedgeError(f"{folder.name}: its artifact is {artifact['format']}; a dialect is checked on ONNX alone")
-        return _existing(folder / safe_path(artifact["graphs"][0]["files"][0], folder))
+            raise KdedgeError(f"{folder.name}: its artifact is {artifact['format']}; {why}")
+        return _existing(folder / safe_path(artifact["graphs"][0]["files"][0], folder)), artifact
 
 
 def _bundle(folder: Path) -> dict[str, Any]:
@@ -112,10 +117,17 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
             "runtime": f"{artifact['runtime']} {evidence['runtime_version']}",
             **{name: str(Estimate(**figure)) for name, figure in measured.items()},
             "executed": evidence["executed"],
+            **_audited(evidence),
         },
         "golden": f"{manifest['golden']['source']}; at least {manifest['golden']['minimum_sqnr_db']:g} dB",
         "lineage": manifest["lineage"],
     }
+
+
+def _audited(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit found where the bundle was measured; bundles of older versions have none."""
+    share = evidence.get("integer_share")
+    return {"in integers": f"{100 * share:.1f} % of the multiplications", "ran otherwise": evidence.get("findings", [])} if share is not None else {}
 
 
 def _spec(tensor: Mapping[str, Any]) -> str:

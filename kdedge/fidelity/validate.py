@@ -20,10 +20,11 @@ from kdedge.devices.jobs import run_job
 from kdedge.errors import DeviceError, MeasurementError, ModelError
 from kdedge.estimate import Estimate
 from kdedge.fidelity.agreement import top1_agreement
+from kdedge.fidelity.audit import audit
 from kdedge.fidelity.divergence import kl_divergence, largest_error, sqnr_estimate
 from kdedge.fidelity.scoring import checked_logits, task_scores
 from kdedge.intervals import mean_estimate
-from kdedge.measured import DeviceIdentity, Fidelity, References
+from kdedge.measured import Audit, DeviceIdentity, Fidelity, References
 from kdedge.runtimes.job import Job, Result
 from kdedge.tasks.contract import Task
 
@@ -70,6 +71,7 @@ def validate(
         layers=layers,
         runtime_version=result.runtime_version,
         outputs=_written(outputs, folder),
+        audit=_audited(artifact, layers, device),
     )
 
 
@@ -167,6 +169,13 @@ def _counts(layers: Path | None) -> dict[str, int]:
         return {}
     counts = Counter(str(layer["dtype"]) for layer in json.loads(layers.read_text(encoding="utf-8")))
     return dict(sorted(counts.items()))
+
+
+def _audited(artifact: Artifact, layers: Path | None, device: DeviceIdentity) -> Audit | None:
+    if layers is None or not artifact.asked:
+        return None
+    executed = json.loads(layers.read_text(encoding="utf-8"))
+    return audit(artifact.asked, executed, artifact.runtime, artifact.options, device.machines)
 
 
 def _written(outputs: Mapping[str, Array], folder: Path) -> dict[str, Path]:

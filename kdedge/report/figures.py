@@ -32,6 +32,12 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.1f} KB"
 
 
+def count(number: float) -> str:
+    """A large number in three digits: `2.21 M`."""
+    scale, name = next(((scale, name) for scale, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if number >= scale), (1.0, ""))
+    return f"{number / scale:.3g}{name}"
+
+
 def executed(counts: Mapping[str, int]) -> str:
     """How many layers ran in which dtype, most first: `19 int8, 4 fp32`."""
     return ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))) or "-"

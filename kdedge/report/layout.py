@@ -35,6 +35,15 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """A table behind a line that opens it: for those who look closely."""
+
+    title: str
+    table: Table
+    draws: ClassVar[str] = "folded"
+
+
+@dataclass(frozen=True)
 class Tile:
     """A figure that stands out: what it is, its value, its interval, and what to know about it."""
 
@@ -109,7 +118,7 @@ class Commands:
     draws: ClassVar[str] = "commands"
 
 
-Block = Table | Cards | Plot | Facts | Prose | Bullets | Commands
+Block = Table | Folded | Cards | Plot | Facts | Prose | Bullets | Commands
 
 
 @dataclass(frozen=True)

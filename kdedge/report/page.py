@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdedge.artifact import ImportPath
 from kdedge.errors import MissingExtra
-from kdedge.report import comparison, decision, measured, origin
+from kdedge.report import audit, comparison, decision, measured, mixed, origin
 from kdedge.report.layout import Page
 from kdedge.report.result import RunResult
 from kdedge.report.teacher_cost import teacher_cost
@@ -60,6 +60,8 @@ def page_of(result: RunResult, task: ImportPath) -> Page:
         measured.fidelity(result),
         measured.speed(result),
         measured.executed(result),
+        audit.audit(result),
+        mixed.mixed(result),
         decision.bundles(result),
         origin.notes(result),
         origin.worst(result),

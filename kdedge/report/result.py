@@ -16,6 +16,7 @@ from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
 from kdedge.gate import GateVerdict
 from kdedge.measured import Cell, DeviceIdentity, References
+from kdedge.report.executed_json import audit_json, trials_json
 from kdedge.report.figures import why
 from kdedge.report.kept import kept_json
 from kdedge.trained import ArmScores, Comparison, TrainedLesson, TrainingCost
@@ -194,6 +195,8 @@ def cell_json(cell: Cell) -> dict[str, Any]:
         **{name: figure(timed.get(name)) for name in _LATENCY},
         "peak_memory_mb": None if cell.proxy else latency.peak_memory_mb,
         "executed": dict(fidelity.executed),
+        "integer_share": fidelity.audit.integer_share if fidelity.audit else None,
+        "audit": audit_json(fidelity.audit),
     }
 
 
@@ -217,4 +220,7 @@ def artifact_json(artifact: Artifact) -> dict[str, Any]:
         **dict.fromkeys(_LATENCY),
         "peak_memory_mb": None,
         "executed": {},
+        "integer_share": None,
+        "audit": None,
+        "trials": trials_json(artifact.trials),
     }

@@ -8,10 +8,12 @@ from pathlib import Path
 import onnx
 import pytest
 from command_line import Program
-from small_graphs import calibrated, depthwise, lowered
+from small_graphs import calibrated, depthwise, lowered, residual
 
 from kdedge.bundle.manifest import manifest_bytes
+from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.dialects.openvino import DIALECT
+from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_what_is_no_onnx_file_is_named(kdedge: Program, tmp_path: Path, content:
 def test_an_unknown_dialect_is_named_with_the_known_ones(kdedge: Program, quantized: Path) -> None:
     ended = kdedge("inspect", quantized, "--dialect", "opnvino")
     assert ended.code == 2
-    assert "there is no dialect `opnvino` (allowed: onnxruntime-x86, openvino, tensorrt)" in ended.err
+    assert f"there is no dialect `opnvino` (allowed: {', '.join(sorted(DIALECTS))})" in ended.err
 
 
 def test_a_file_cannot_steer_the_terminal(kdedge: Program, quantized: Path) -> None:
@@ -96,3 +98,41 @@ def test_a_manifest_that_says_too_little_or_points_elsewhere_is_named(kdedge: Pr
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("bundle error: ")
     assert "defect" not in ended.err
+
+
+# ---- what runs here --------------------------------------------------------------------------------------------------------
+
+
+def test_executed_shows_what_ran_here_node_by_node_and_why(kdedge: Program, tmp_path: Path) -> None:
+    model = residual(tmp_path / "r.onnx")
+    wrong = lowered(model, TENSORRT, calibrated(model))[0]
+    ended = kdedge("inspect", wrong, "--executed")
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    assert any(line.split()[:4] == ["a2", "Conv", "int8", "fp32"] and line.endswith("its output is not quantized") for line in lines)
+    assert "  multiplications: 100 % fp32" in lines
+    found = json.loads(kdedge("inspect", wrong, "--executed", "--json", "--size", "N=2").out)["audit"]
+    assert found["macs"] == {"fp32": 2 * 2_208_064}
+    assert found["rows"][0]["asked"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [("N=0", "write NAME=N"), ("batch=2", "no input has a dimension of this name (there is: N)"), ("N", "write NAME=N")],
+)
+def test_a_size_that_makes_no_sense_is_named(kdedge: Program, quantized: Path, size: str, said: str) -> None:
+    ended = kdedge("inspect", quantized, "--executed", "--size", size)
+    assert ended.code == 2
+    assert said in ended.err
+
+
+def test_a_dimension_that_varies_behind_the_first_needs_a_size(kdedge: Program, tmp_path: Path) -> None:
+    path = residual(tmp_path / "r.onnx")
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    del model.graph.value_info[:]
+    onnx.save(model, str(path))
+    ended = kdedge("inspect", path, "--executed")
+    assert ended.code == 2
+    assert "`image`: its axis 2 varies (`height`): give a size, such as --size height=32" in ended.err
+    assert kdedge("inspect", path, "--executed", "--size", "height=16").code == 0

@@ -405,7 +405,11 @@ def test_a_session_option_that_the_runtime_refuses_fails_its_cell_alone(tmp_path
 
 OPTIONS: dict[str, tuple[str, Plain, tuple[str, ...]]] = {
     "unknown": ("onnxruntime-x86", {"thread": 2}, ("export[0].options.thread:", "unknown session option", "did you mean `threads`?")),
-    "of another runtime": ("openvino", {"spinning": True}, ("export[0].options.spinning:", "openvino", "allowed: device, inference_precision")),
+    "of another runtime": (
+        "openvino",
+        {"spinning": True},
+        ("export[0].options.spinning:", "openvino", "allowed: device, dynamic_quantization, inference_precision"),
+    ),
     "of a value that is none": ("openvino", {"inference_precision": "f8"}, ("export[0].options.inference_precision:", "'f8'", "f32, f16, bf16")),
     "of another kind": ("tensorrt", {"workspace_mb": "much"}, ("export[0].options.workspace_mb:", "must be int")),
     "too small": ("torch", {"threads": 0}, ("export[0].options.threads:", "at least 1")),

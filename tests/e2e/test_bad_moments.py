@@ -218,7 +218,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on_where_there_is_room(tmp_path: 
             assert "No space left on device" in said or "is the disk full?" in said, ended.err
             found = stages(ended)
             assert {name for name, cached in found.items() if cached} >= before
-            before = set(found)
+            # A worker that finds the disk full fails its cell, which is measured again.
+            before = {name for name in found if not name.startswith("validate.")}
             ends.add(len(found))
         remount("size=50m")
         ended = run(recipe, "--json")

@@ -21,7 +21,19 @@ from onnx_text import graph
 from small_graphs import residual
 from torch import nn
 
-from kdedge.artifact import Artifact, CalibratedRanges, Dimension, FloatGraph, ImageEncoder, ImportPath, Lineage, ModelFiles, TensorSpec, TextEncoder
+from kdedge.artifact import (
+    Artifact,
+    CalibratedRanges,
+    ChannelSizes,
+    Dimension,
+    FloatGraph,
+    ImageEncoder,
+    ImportPath,
+    Lineage,
+    ModelFiles,
+    TensorSpec,
+    TextEncoder,
+)
 from kdedge.errors import DialectError, ExportError
 from kdedge.exporters.build import build
 from kdedge.exporters.dialects import DIALECTS
@@ -33,10 +45,13 @@ from kdedge.exporters.openvino import write_ir
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.encoding import Encoding
 from kdedge.exporters.quantize.ranges import write_table
+from kdedge.exporters.smoothing import channel_sizes
 from kdedge.exporters.torch_module import export_module
+from kdedge.fidelity.audit import audit
 from kdedge.models.load import Model, to_files
 from kdedge.models.spec import ModelSpec
 from kdedge.recipe import ExportSection, QuantizeSection
+from kdedge.runtimes import onnxruntime as onnxruntime_runtime
 from kdedge.runtimes import openvino as openvino_runtime
 from kdedge.runtimes import torch as torch_runtime
 from kdedge.targets import TARGETS
@@ -92,7 +107,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
 def made(student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Artifact]:
     """`made("openvino", "fp16")` builds the student; a second call gets a folder of its own."""
     monkeypatch.setattr("kdedge.models.load.load", lambda files: student.module)
-    count = iter(range(10))
+    count = iter(range(20))
 
     def make(target: str, precision: str, batch: Any = None, **options: Any) -> Artifact:
         folder = tmp_path / f"build{next(count)}"
@@ -119,6 +134,8 @@ def logits(artifact: Artifact, batch: int) -> np.ndarray[Any, Any]:
     main = [str(path) for path in artifact.main.files]
     if artifact.runtime == "openvino":
         return openvino_runtime.open_session(main, artifact.options).run({"image": images(batch)})["logits"]
+    if artifact.format == "ort":
+        return onnxruntime_runtime.open_session(main, artifact.options).run({"image": images(batch)})["logits"]
     if artifact.runtime == "torch":
         return torch_runtime.open_session(main, artifact.options).run({"image": images(batch)})["logits"]
     return run(artifact.main.files[0].read_bytes(), [{"image": images(batch)}])[0]["logits"]
@@ -126,6 +143,8 @@ def logits(artifact: Artifact, batch: int) -> np.ndarray[Any, Any]:
 
 CELLS = [
     ("onnxruntime-x86", "fp32", 1e-5), ("onnxruntime-x86", "fp16", 5e-3), ("onnxruntime-x86", "int8", 0.1), ("onnxruntime-x86", "int8-dynamic", 0.1),
+    ("onnxruntime-x86", "int8-weights", 0.02), ("openvino", "int8-weights", 0.02), ("tensorrt", "int8-weights", 0.02),
+    ("phone-xnnpack", "fp32", 1e-5), ("phone-xnnpack", "int8", 0.1), ("phone-xnnpack", "int8-dynamic", 0.1),
     ("openvino", "fp32", 1e-5), ("openvino", "fp16", 5e-2), ("openvino", "int8", 0.1),
     ("tensorrt", "fp32", 1e-5), ("tensorrt", "fp16", 5e-3), ("tensorrt", "int8", 0.1), ("torch", "fp32", 1e-6),
 ]  # fmt: skip
@@ -152,7 +171,8 @@ def test_every_cell_answers_like_the_student_and_has_the_same_bytes_again(
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in artifact.main.files)
     for path in artifact.main.files:
         for trace in (str(folder), str(Path.cwd()), str(Path(__file__).parent), ".py", 'stack_trace":'):
-            assert trace.encode() not in path.read_bytes(), (path.name, trace)
+            # A domain that each file in ORT format names.
+            assert trace.encode() not in path.read_bytes().replace(b"org.pytorch.aten", b""), (path.name, trace)
 
 
 def test_lineage_travels_inside_every_format(made: Callable[..., Artifact]) -> None:
@@ -287,7 +307,7 @@ def test_what_cannot_be_made_is_refused_with_what_can(made: Callable[..., Artifa
     with pytest.raises(ExportError, match="calibrated on another graph"):
         build(target, "int8", dialect, student.graph, student.files, other, export, LINEAGE, folder=tmp_path)
     unknown = dataclasses.replace(target, format="tflite")
-    with pytest.raises(ExportError, match=r"no exporter for the format `tflite` \(there is: onnx, openvino, pt2\)"):
+    with pytest.raises(ExportError, match=r"no exporter for the format `tflite` \(there is: onnx, ort, openvino, pt2\)"):
         build(unknown, "fp32", dialect, student.graph, student.files, None, export, LINEAGE, folder=tmp_path)
     given = dataclasses.replace(student.files, factory=None, weights=None, onnx=student.graph.path)
     with pytest.raises(ExportError, match="target `torch` runs torch programs, and the student `tests:net` is an ONNX file"):
@@ -396,6 +416,83 @@ assert calls == [], calls
     assert list(home.iterdir()) == []
 
 
+def test_an_ir_is_compressed_where_float16_was_asked_for_and_nowhere_else(made: Callable[..., Artifact], student: Student) -> None:
+    scalars = sum(tensor.numel() for tensor in student.module.state_dict().values())
+    for precision in ("fp32", "int8", "int8-weights", "fp16"):
+        text, weights = (path for path in made("openvino", precision).main.files)
+        assert ('element_type="f16"' in text.read_text()) is (precision == "fp16"), precision
+        if precision == "fp32":
+            assert weights.stat().st_size >= 4 * scalars
+
+
+TARGETS_WITH_A_FILE = sorted(name for name, target in TARGETS.items() if target.format in ("onnx", "ort"))
+
+
+@pytest.mark.parametrize("target", TARGETS_WITH_A_FILE)
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_each_targets_file_has_an_opset_and_an_ir_version_within_its_dialect(made: Callable[..., Artifact], target: str, precision: str) -> None:
+    if precision not in TARGETS[target].precisions:
+        pytest.skip(f"{target} is not made in {precision}")
+    dialect = ImportPath(DIALECTS[TARGETS[target].dialect]).load()
+    artifact = made(target, precision)
+    if artifact.format == "ort":
+        lines = [line.split(";") for line in artifact.main.files[1].read_text().splitlines()]
+        assert max(int(opset) for domain, opset, _ in lines if domain == "ai.onnx") <= dialect.maximum_opset
+        return
+    proto = onnx.load(artifact.main.files[0])
+    opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+    assert dialect.minimum_opset <= opset <= dialect.maximum_opset
+    assert proto.ir_version <= dialect.maximum_ir
+
+
+def test_float16_is_not_made_in_ort_format_and_the_reason_is_said(student: Student, tmp_path: Path) -> None:
+    target = dataclasses.replace(TARGETS["phone-xnnpack"], precisions=("fp16",))
+    export = ExportSection(target="phone-xnnpack", precision=("fp16",))
+    with pytest.raises(ExportError, match="would bind float16 weights to float32 arithmetic on the phone"):
+        build(target, "fp16", None, student.graph, student.files, None, export, LINEAGE, folder=tmp_path)
+
+
+def test_what_ships_for_a_phone_is_the_file_that_answers_and_its_integers_are_read_back(made: Callable[..., Artifact], student: Student) -> None:
+    artifact = made("phone-xnnpack", "int8")
+    assert [path.name for path in artifact.main.files] == ["model.ort", "required_operators.config"]
+    session = onnxruntime_runtime.open_session([str(path) for path in artifact.main.files], artifact.options)
+    session.run({"image": images(1)})
+    ran = {layer.operator: layer.dtype for layer in session.executed()}
+    assert ran["QLinearConv"] == "int8"
+    assert "QLinearConv" in artifact.main.files[1].read_text()
+    assert "Conv" not in ran
+    assert session.native.get_modelmeta().custom_metadata_map["kdedge.teacher"] == "teacher-hash"
+
+
+def test_int8_dynamic_takes_the_sizes_of_channels_and_refuses_those_of_another_graph(student: Student, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    gamma = np.where(np.arange(32) < 2, 50, 1).astype(np.float32)
+    text = "(float[batch, 32] x) => (float[batch, 3] logits) { n = LayerNormalization<axis = -1>(x, gamma) logits = MatMul(n, w) }"
+    written = write_float_graph(
+        graph(text, gamma=gamma, w=random.standard_normal((32, 3)).astype(np.float32)), tmp_path / "model.onnx",
+        inputs=(TensorSpec("x", "float32", (BATCH, 32)),), encoder=student.graph.encoder, classes=(), parameters=0, largest_difference=0.0,
+    )  # fmt: skip
+    feeds = [{"x": random.standard_normal((8, 32)).astype(np.float32)} for _ in range(3)]
+    sizes = channel_sizes(load_model(written.path), feeds)
+    np.savez(
+        tmp_path / "channels.npz", **{f"{name}/{what}": getattr(held, what) for name, held in sizes.items() for what in ("low", "high", "square")}
+    )
+    target, export = TARGETS["onnxruntime-x86"], ExportSection(target="onnxruntime-x86", precision=("int8-dynamic",))
+    errors = {}
+    for name, channels in (("plain", None), ("alike", ChannelSizes(tmp_path / "channels.npz", written.sha256, 24))):
+        (tmp_path / name).mkdir()
+        artifact = build(target, "int8-dynamic", None, written, student.files, None, export, LINEAGE, folder=tmp_path / name, channels=channels)
+        found, wanted = run(artifact.main.files[0].read_bytes(), feeds), run(written.path.read_bytes(), feeds)
+        errors[name] = float(np.mean([np.square(a["logits"] - b["logits"]).mean() for a, b in zip(found, wanted, strict=True)]))
+    assert errors["alike"] < 0.3 * errors["plain"]
+    assert any("were made alike" in note for note in artifact.notes)
+    with pytest.raises(ExportError, match="the sizes of channels were measured on another graph"):
+        build(
+            target, "int8-dynamic", None, written, student.files, None, export, LINEAGE, folder=tmp_path / "alike",
+            channels=ChannelSizes(tmp_path / "channels.npz", "another", 24),
+        )  # fmt: skip
+
+
 def test_a_hash_is_over_the_bytes_in_order(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"ab")
     (tmp_path / "b").write_bytes(b"c")
@@ -457,3 +554,26 @@ def test_whatever_the_recipe_keeps_float_no_dialect_asks_for_its_places(student:
     found = openvino_runtime.open_session(files, artifact.options).run(feed) if target == "openvino" else run(Path(files[0]).read_bytes(), [feed])[0]
     (wanted,) = run(written.path.read_bytes(), [feed])
     np.testing.assert_allclose(found["logits"], wanted["logits"], atol=0.05 * np.abs(wanted["logits"]).max())
+
+
+RUN_HERE = [
+    *(("onnxruntime-x86", precision) for precision in ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")),
+    *(("phone-xnnpack", precision) for precision in ("fp32", "int8", "int8-dynamic")),
+    *(("openvino", precision) for precision in ("fp32", "fp16", "int8", "int8-weights")),
+    ("torch", "fp32"),
+]
+
+
+@pytest.mark.parametrize(("target", "precision"), RUN_HERE)
+def test_every_node_that_an_artifact_asks_for_is_found_in_what_its_runtime_ran(made: Callable[..., Artifact], target: str, precision: str) -> None:
+    artifact = made(target, precision)
+    assert {node.macs is not None for node in artifact.asked} == {True}
+    module = {"onnxruntime": onnxruntime_runtime, "openvino": openvino_runtime, "torch": torch_runtime}[artifact.runtime]
+    session = module.open_session([str(path) for path in artifact.main.files], artifact.options)
+    session.run({"image": images(artifact.batch[0])})
+    found = audit(artifact.asked, [dataclasses.asdict(layer) for layer in session.executed()], artifact.runtime, artifact.options, ["x86_64"])
+    assert len(found.rows) == 3
+    assert "unknown" not in found.macs, found
+    if precision in ("fp32", "int8"):
+        assert found.findings == ()
+        assert found.integer_share == (1.0 if precision == "int8" else 0.0)

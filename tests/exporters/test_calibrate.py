@@ -12,7 +12,7 @@ from small_graphs import Graph, calibrated, images, option_a, residual, run
 
 from kdedge.artifact import FloatGraph, ImageEncoder, ImportPath, PreparedData, SplitSource
 from kdedge.errors import ExportError
-from kdedge.exporters.quantize import calibrate as module
+from kdedge.exporters.quantize import probe
 from kdedge.exporters.quantize.calibrate import calibrate, observe
 from kdedge.exporters.quantize.ranges import RangeTable, read_table
 from kdedge.recipe import QuantizeSection
@@ -52,7 +52,7 @@ def test_a_tight_memory_limit_gives_the_same_table_in_several_goes(tmp_path: Pat
     path = residual(tmp_path / "r.onnx")
     inputs = images(3)
     plain = table_from(path, inputs, [1, 2])
-    monkeypatch.setattr(module, "BYTES_AT_ONCE", limit)
+    monkeypatch.setattr(probe, "BYTES_AT_ONCE", limit)
     assert table_from(path, inputs) == plain
 
 
@@ -85,7 +85,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     graph = Graph(channels=1)
     graph.constant("weight", np.full((1, 1, 1, 1), np.nan))
     graph.op("Conv", "conv", "image", "weight")
-    with pytest.raises(ExportError, match="`weight` of `conv` is not finite"):
+    with pytest.raises(ExportError, match="`weight` is not finite"):
         calibrated(graph.write(tmp_path / "g.onnx", "conv"), images(2, channels=1) * 0)
 
 

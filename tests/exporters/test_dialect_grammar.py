@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from graph_families import with_one_image
 from onnx import TensorProto, helper, numpy_helper
 from small_graphs import Graph, calibrated, images, lowered, option_a, residual
 
 from kdedge.errors import DialectError, ExportError
 from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.dialects.onnxruntime_arm import DIALECT as ARM
+from kdedge.exporters.dialects.onnxruntime_x86 import AVX2
 from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT as ONNXRUNTIME
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
+from kdedge.exporters.dialects.phone_xnnpack import DIALECT as XNNPACK
+from kdedge.exporters.dialects.qnn_htp import DIALECT as QNN
 from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.dialects.validate import validate
 
@@ -84,6 +89,32 @@ def add_foreign(model: onnx.ModelProto) -> None:
 def integers_to_relu(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Neg", ["stem_relu_quantized"], ["minus"], name="negate"))
     model.graph.output.append(helper.make_tensor_value_info("minus", TensorProto.INT8, None))
+
+
+def float_output(model: onnx.ModelProto) -> None:
+    """The last Q/DQ pair taken out."""
+    kept = [node for node in model.graph.node if not node.name.startswith("logits_Quantize") and node.name != "logits_DequantizeLinear"]
+    gemm = next(node for node in kept if node.name == "logits")
+    gemm.output[0] = "logits"
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def add_float_node(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Softplus", ["stem_relu_dequantized"], ["soft"], name="float_node"))
+    model.graph.output.append(helper.make_tensor_value_info("soft", TensorProto.FLOAT, None))
+
+
+def free_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+
+
+def free_rows(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "rows"
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
 
 
 def shifted(scale: Any) -> Any:
@@ -161,25 +192,59 @@ BROKEN = {
         r"`a_add` \(Add\): its output is quantized but not all of its inputs",
     ),
     "onnxruntime: integers as a graph output": (ONNXRUNTIME, output_integers, "`stem_relu_QuantizeLinear`.*its integers reach no DequantizeLinear"),
-    "openvino: weights in float": (
-        replace(OPENVINO, weight_storage="float"),
+    "qnn: a residual with a float side": (
+        QNN,
+        rewire("a_add", 0, "a2"),
+        r"`a_add` \(Add\): it reads `a2` in float; this hardware takes no float node",
+    ),
+    "qnn: an output in float": (QNN, float_output, r"`logits` \(Gemm\): its output `\S+` stays in float"),
+    "qnn: a float node": (
+        QNN,
+        add_float_node,
+        r"`float_node` \(Softplus\): it reads `stem_relu_dequantized` in float|`float_node` \(Softplus\): its output",
+    ),
+    "qnn: a scale for each column of a product": (
+        replace(QNN, per_tensor=frozenset()),
+        None,
+        r"`logits` \(Gemm\): its weights have 10 scales; those of a Gemm have one in this dialect",
+    ),
+    "qnn: a range that is too narrow": (
+        QNN,
+        both(set_constant("stem_relu_scale", lambda scale: np.float32(1e-7)), set_constant("a1_bias_scale", lambda scale: scale)),
+        r"`stem_relu_QuantizeLinear` \(QuantizeLinear\): a range of 2.55e-05 is narrower than 0.0001",
+    ),
+    "qnn: a free batch": (QNN, free_batch, r"`stem` \(Conv\): the shape of `\S+` is not fixed"),
+    "xnnpack: free rows": (XNNPACK, free_rows, r"`stem` \(Conv\): channels, rows and columns of `\S+` are not all fixed"),
+    "xnnpack: weights in float": (
+        replace(XNNPACK, weight_storage="float"),
         None,
         "`stem.weight_QuantizeLinear`.*stored in float before Q and DQ; this dialect stores integers",
     ),
-    "openvino: a bias in int32": (
-        replace(OPENVINO, bias="int32"),
+    "arm: unsigned activations": (
+        replace(ONNXRUNTIME, name="onnxruntime-arm"),
+        None,
+        "`image_QuantizeLinear`.*the type is uint8, this dialect wants int8",
+    ),
+    "avx2: weights of 8 bits": (replace(ONNXRUNTIME, name="onnxruntime-x86-avx2"), None, r"weights reach -\d+ to \d+, allowed are -63 to 63"),
+    "tensorrt: a bias in int32": (
+        replace(TENSORRT, bias="int32"),
         None,
         "`stem_bias_DequantizeLinear`.*the bias is quantized; this dialect wants it in float",
     ),
 }
-AS_IT_SHOULD_BE = {dialect.name: dialect for dialect in (ONNXRUNTIME, OPENVINO, TENSORRT)}
+AS_IT_SHOULD_BE = {dialect.name: dialect for dialect in (ONNXRUNTIME, AVX2, ARM, XNNPACK, OPENVINO, TENSORRT, QNN)}
+
+
+@pytest.mark.parametrize("change", [{"weight_storage": "float"}, {"bias": "int32"}], ids=str)
+def test_a_form_that_runs_as_fast_is_no_fault(tmp_path: Path, change: dict[str, Any]) -> None:
+    validate(lowered(residual(tmp_path / "float.onnx"), replace(OPENVINO, **change))[0], OPENVINO)
 
 
 @pytest.mark.parametrize(("written", "break_it", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_is_refused_and_the_node_is_named(
     tmp_path: Path, written: Dialect, break_it: Callable[[onnx.ModelProto], None] | None, message: str
 ) -> None:
-    out, _ = lowered(residual(tmp_path / "float.onnx"), written)
+    out, _ = lowered(with_one_image(residual(tmp_path / "float.onnx")), written)
     dialect = AS_IT_SHOULD_BE[written.name]
     model = onnx.load(out)
     if break_it is not None:
@@ -214,13 +279,15 @@ def test_every_fault_is_listed_not_only_the_first(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "`float.openvino.onnx` is not written in the dialect tensorrt:"
     assert any("`image_QuantizeLinear` (QuantizeLinear): the type is uint8" in line for line in lines)
-    assert any("`logits.weight_DequantizeLinear` (DequantizeLinear): the weight is stored as integers" in line for line in lines)
+    assert any("`flat_QuantizeLinear` (QuantizeLinear): the type is uint8" in line for line in lines)
 
 
 def test_the_float_graph_breaks_no_grammar_and_no_dialect_takes_another_ones_residuals(tmp_path: Path) -> None:
     path = option_a(tmp_path / "float.onnx")
-    for dialect in AS_IT_SHOULD_BE.values():
+    for dialect in (ONNXRUNTIME, AVX2, ARM, OPENVINO, TENSORRT):
         validate(path, dialect)
+    with pytest.raises(DialectError, match=r"`stem` \(Conv\): it reads `image` in float"):
+        validate(with_one_image(path), QNN)
     symmetric = replace(
         ONNXRUNTIME, name="tensorrt", activation=TENSORRT.activation, weight_storage="float", bias="float", moves_integers=frozenset()
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from hypothesis import given
@@ -115,3 +116,72 @@ def test_a_pattern_that_keeps_nothing_or_everything_is_an_error() -> None:
         quantize_dynamically(graph(TEXT, **CONSTANTS), ["fc*"])
     with pytest.raises(ExportError, match=r"`quantize\.keep_float` leaves none of this graph's"):
         quantize_dynamically(graph(TEXT, **CONSTANTS), ["*"])
+
+
+BLOCK = """(float[b, l, 32] x) => (float[b, l, 32] y) {
+    n = LayerNormalization<axis = -1>(x, gamma, beta) q = MatMul(n, wq) k = MatMul(n, wk) v = MatMul(n, wv)
+    t = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, t) p = Softmax<axis = -1>(s) a = MatMul(p, v) o = MatMul(a, wo) r = Add(x, o)
+    n2 = LayerNormalization<axis = -1>(r, gamma, beta) h = MatMul(n2, w1) g = Gelu(h)
+    m = MatMul(g, w2) y = Add(r, m)
+}"""
+
+
+def test_of_a_transformer_block_the_linear_layers_are_integers_and_the_rest_is_float() -> None:
+    weights = {name: RANDOM.standard_normal((32, 32)).astype(np.float32) / 6 for name in ("wq", "wk", "wv", "wo")}
+    wide = {"w1": RANDOM.standard_normal((32, 64)).astype(np.float32) / 6, "w2": RANDOM.standard_normal((64, 32)).astype(np.float32) / 8}
+    model = graph(BLOCK, gamma=np.ones(32, np.float32), beta=np.zeros(32, np.float32), **weights, **wide)
+    result = quantize_dynamically(model)
+    assert result.nodes == ("q", "k", "v", "o", "h", "m")
+    operators = Counter(node.op_type for node in result.model.graph)
+    # One measurement for query, key and value; attention's two products, its softmax, both normalisations and the GELU stay as they are.
+    assert operators["DynamicQuantizeLinear"] == 4
+    assert operators["MatMulInteger"] == 6
+    assert [node.name for node in result.model.graph if node.op_type == "MatMul"] == ["s", "a"]
+    assert (operators["LayerNormalization"], operators["Softmax"], operators["Gelu"]) == (2, 1, 1)
+    feed = {"x": RANDOM.standard_normal((2, 7, 32)).astype(np.float32)}
+    (wanted,), (found,) = run(model, [feed]), run(result.model, [feed])
+    np.testing.assert_allclose(found["y"], wanted["y"], atol=0.05 * np.abs(wanted["y"]).max())
+
+
+def test_weights_that_two_layers_share_are_stored_once() -> None:
+    text = "(float[b, 16] x) => (float[b, 16] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, w) }"
+    model = graph(text, w=RANDOM.standard_normal((16, 16)).astype(np.float32))
+    held = [
+        value.name for value in quantize_dynamically(model).model.graph.initializers.values() if value.dtype == ir.DataType.INT8 and value.shape != ()
+    ]
+    assert held == ["a/weight_int8"]
+
+
+def test_a_table_that_is_also_the_last_layer_gives_integers_for_both_ways_to_read_it() -> None:
+    text = "(int64[b, l] ids) => (float[b, 64] y) { e = Gather(table, ids) m = ReduceMean<keepdims = 0>(e, axes) y = Gemm<transB = 1>(m, table) }"
+    model = graph(text, table=CONSTANTS["table"], axes=np.array([1]))
+    result = quantize_dynamically(model)
+    assert result.nodes == ("e", "y")
+    # Rows are picked from one, columns multiplied from the other: two small copies instead of a large one.
+    stored = sum(value.const_value.numpy().nbytes for value in result.model.graph.initializers.values() if value.const_value is not None)
+    assert stored < 0.65 * np.asarray(CONSTANTS["table"]).nbytes
+    feed = {"ids": np.array([[3, 39], [0, 3]])}
+    (wanted,), (found,) = run(model, [feed]), run(result.model, [feed])
+    np.testing.assert_allclose(found["y"], wanted["y"], atol=0.03 * np.abs(wanted["y"]).max())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("(float[4, 5, 16] x) => (float[4, 5, 8] z, float[4, 5, 8] y) { z = MatMul(x, plain) y = MatMul(x, odd) }", "its weights have 3 dimensions"),
+        (
+            "(float[16, 5] x) => (float[5, 8] z, float[8, 5] y) { t = Transpose(x) z = MatMul(t, plain) y = MatMul(left, x) }",
+            "its weights are on the left",
+        ),
+        (
+            "(float[b, 16] x) => (float[b, 8] z, float[b, 8] y) { z = MatMul(x, plain) y = Gemm<alpha = 0.5>(x, plain) }",
+            "it scales or transposes more than its weights",
+        ),
+    ],
+)
+def test_layers_of_another_form_stay_float_and_are_named(text: str, reason: str) -> None:
+    held = {"plain": (16, 8), "odd": (4, 16, 8), "left": (8, 16)}
+    used = {name: RANDOM.standard_normal(shape).astype(np.float32) for name, shape in held.items() if name in text}
+    result = quantize_dynamically(graph(text, **used))
+    assert result.nodes == ("z",)
+    assert f"`y` ({'Gemm' if 'Gemm' in text else 'MatMul'}) stays float: {reason}" in result.notes

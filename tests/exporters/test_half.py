@@ -236,3 +236,86 @@ def test_an_output_that_a_float32_node_reads_too_is_cast_once(tmp_path: Path) ->
     (wanted,), (found,) = run(model, [feed]), run(half, [feed])
     for name in ("h", "y"):
         np.testing.assert_allclose(found[name], wanted[name], atol=5e-3)
+
+
+def test_numbers_that_overflow_on_an_example_stay_float32_until_they_are_small_again(tmp_path: Path) -> None:
+    text = "(float[b, 4] x) => (float[b, 4] y) { r = Relu(x) a = Mul(r, k) big = Mul(a, k) n = Neg(big) s = Div(n, k) y = Div(s, k) }"
+    model = graph(text, k=np.array(400, np.float32))
+    feed = {"x": np.full((1, 4), 2, np.float32)}
+    plain, seen = to_half(model), to_half(model, feeds=[feed])
+    assert plain.notes == ()
+    assert {name: kinds[0] for name, kinds in types(seen.model).items() if "/" not in name} == {
+        "r": F16, "a": F16, "big": F32, "n": F32, "s": F32, "y": F16,
+    }  # fmt: skip
+    assert seen.notes == (
+        "`big` (Mul) stays float32: `big` reached 3.2e+05, more than float16's 65504",
+        "`n` (Neg) stays float32: `big` reached 3.2e+05, more than float16's 65504",
+        "`s` (Div) stays float32: `n` reached 3.2e+05, more than float16's 65504",
+    )
+    np.testing.assert_allclose(run(seen.model, [feed])[0]["y"], -2, rtol=1e-3)
+
+
+def test_a_mask_that_stands_for_infinity_keeps_nothing_in_float32() -> None:
+    text = "(float[b, 4] x, float[b, 4] m) => (float[b, 4] y) { r = Relu(x) a = Add(r, m) y = Softmax(a) }"
+    feed = {"x": random(1, 4), "m": np.array([[0, 0, np.finfo(np.float32).min, np.finfo(np.float32).min]], np.float32)}
+    half = to_half(graph(text), feeds=[feed])
+    assert half.notes == ()
+    assert types(half.model)["a"] == (F16,)
+
+
+# What float16 graphs of students hold, as the names that TensorRT's parser must take in them.
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LayerNorm": (
+        "(float[2, 5, 16] x) => (float[2, 5, 16] y) { r = MatMul(x, w) n = LayerNormalization<axis = -1>(r, g, c) y = MatMul(n, w) }",
+        {"w": random(16, 16), "g": np.ones(16, np.float32), "c": np.zeros(16, np.float32)},
+    ),
+    "attention with Softmax": (
+        "(float[2, 5, 16] x) => (float[2, 5, 16] y) { q = MatMul(x, w) t = Transpose<perm = [0, 2, 1]>(q) s = MatMul(q, t) p = Softmax(s)"
+        " y = MatMul(p, q) }",
+        {"w": random(16, 16)},
+    ),
+    "GELU": ("(float[2, 16] x) => (float[2, 16] y) { h = MatMul(x, w) g = Gelu(h) y = MatMul(g, w) }", {"w": random(16, 16)}),
+    "SiLU": (
+        "(float[1, 8, 6, 6] x) => (float[1, 8, 4, 4] y) { c = Conv(x, w) s = Sigmoid(c) y = Mul(c, s) }", {"w": random(8, 8, 3, 3)},
+    ),
+    "HardSwish": ("(float[1, 8, 6, 6] x) => (float[1, 8, 4, 4] y) { c = Conv(x, w) y = HardSwish(c) }", {"w": random(8, 8, 3, 3)}),
+    "Resize and Concat": (
+        "(float[1, 8, 6, 6] x) => (float[1, 16, 12, 12] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Resize<mode = \"nearest\">(c, , k)"
+        " y = Concat<axis = 1>(r, r) }",
+        {"w": random(8, 8, 3, 3), "k": np.array([1, 1, 2, 2], np.float32)},
+    ),
+    "ConvTranspose": (
+        "(float[1, 8, 6, 6] x) => (float[1, 8, 8, 8] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w) y = ConvTranspose(c, w) }", {"w": random(8, 8, 3, 3)},
+    ),
+    "depthwise and grouped Conv": (
+        "(float[1, 16, 6, 6] x) => (float[1, 16, 2, 2] y) { c = Conv<group = 16>(x, d) y = Conv<group = 2>(c, w) }",
+        {"d": random(16, 1, 3, 3), "w": random(16, 8, 3, 3)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_tensorrt_takes_the_float16_form_of_each_part(part: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from kdedge.exporters.tensorrt import check_with_rtx
+
+    text, constants = PARTS[part]
+    model = graph(text, **constants)
+    half = halved(model, tmp_path).model
+    assert F16 in {kind for kinds in types(half).values() for kind in kinds}
+    feed = {"x": np.random.default_rng(0).standard_normal([int(size) for size in model.graph.inputs[0].shape or ()]).astype(np.float32)}
+    (wanted,), (found,) = run(model, [feed]), run(half, [feed])
+    np.testing.assert_allclose(found["y"], wanted["y"], atol=5e-3 * np.abs(wanted["y"]).max())
+    assert check_with_rtx(tmp_path / "half.onnx").endswith("no precision changed")
+
+
+def test_tensorrt_takes_float16_after_q_and_dq_at_the_lowest_opset_that_allows_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from kdedge.exporters.shapes import fix_shapes
+    from kdedge.exporters.tensorrt import check_with_rtx
+
+    half = to_half(fix_shapes(qdq(opset=19), {"b": 1})).model
+    save_model(half, tmp_path / "half.onnx")
+    assert onnx.load(tmp_path / "half.onnx").opset_import[0].version == 19
+    # It says that it takes the scales as float32 inside of its kernels: exact, every float16 is one.
+    assert "for SM86, no precision changed" in check_with_rtx(tmp_path / "half.onnx")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from graph_families import with_one_image
 from small_graphs import calibrated, concat, depthwise, lowered, option_a, readers, residual
 
 from kdedge.artifact import ImportPath
@@ -36,6 +37,17 @@ PLACEMENTS = {
     (concat, "onnxruntime-x86"): ("image stem_relu left_relu right_relu last_relu pooled", "pool concat flat"),
     (concat, "openvino"): ("image stem_relu left_relu concat flat", ""),
     (concat, "tensorrt"): ("image stem_relu left_relu concat", ""),
+    (residual, "qnn-htp"): ("image stem_relu a1_relu a2 a_relu b1_relu b2 b_down b_relu pooled flat logits", ""),
+    (option_a, "qnn-htp"): ("image stem_relu a1_relu a2 rows_slice columns_slice pad a_relu last_relu pooled flat logits", ""),
+    (depthwise, "qnn-htp"): ("image stem_clip project0 expand_clip depthwise_clip project add last_clip pooled flat logits", ""),
+    (concat, "qnn-htp"): ("image stem_relu left_relu right_relu pool concat last_relu pooled flat logits", ""),
+}
+# Dialects whose places are those of another: only their types differ, or kernels that these graphs do not have.
+PLACED_ALIKE = {
+    "onnxruntime-x86-avx2": "onnxruntime-x86",
+    "onnxruntime-arm": "onnxruntime-x86",
+    "phone-xnnpack": "onnxruntime-x86",
+    "qnn-htp-16": "qnn-htp",
 }
 
 
@@ -45,6 +57,24 @@ def dialect(name: str) -> Dialect:
     return found
 
 
+def written(graph, folder: Path, name: str) -> Path:  # type: ignore[no-untyped-def]
+    """The float graph for one image, at an opset that the dialect reads."""
+    return with_one_image(graph(folder / "float.onnx"), dialect(name).minimum_opset)
+
+
+def test_every_dialect_has_its_placements_here() -> None:
+    assert set(DIALECTS) == {name for _, name in PLACEMENTS} | set(PLACED_ALIKE)
+
+
+@pytest.mark.parametrize("graph", [residual, option_a, depthwise, concat], ids=lambda graph: graph.__name__)
+@pytest.mark.parametrize(("name", "other"), PLACED_ALIKE.items())
+def test_types_alone_move_no_place(tmp_path: Path, graph, name: str, other: str) -> None:  # type: ignore[no-untyped-def]
+    out, report = lowered(written(graph, tmp_path, name), dialect(name))
+    activations, moving = PLACEMENTS[graph, other]
+    assert (" ".join(report.activations), " ".join(report.moving)) == (activations, moving)
+    validate(out, dialect(name))
+
+
 def test_every_dialect_is_named_as_it_calls_itself() -> None:
     assert [dialect(name).name for name in DIALECTS] == list(DIALECTS)
 
@@ -52,12 +82,14 @@ def test_every_dialect_is_named_as_it_calls_itself() -> None:
 @pytest.mark.parametrize(("graph", "name"), PLACEMENTS, ids=[f"{graph.__name__}-{name}" for graph, name in PLACEMENTS])
 def test_exactly_these_tensors_are_quantized(tmp_path: Path, graph, name: str) -> None:  # type: ignore[no-untyped-def]
     activations, moving = PLACEMENTS[graph, name]
-    out, report = lowered(graph(tmp_path / "float.onnx"), dialect(name))
+    out, report = lowered(written(graph, tmp_path, name), dialect(name))
     assert " ".join(report.activations) == activations
     assert " ".join(report.moving) == moving
     model = onnx.load(out)
     weights = {held.name for held in model.graph.initializer}
-    made = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in weights]
+    # A Q/DQ pair is named after its point, which may lie behind an activation that is not written.
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in weights]
+    made = [node.name.removesuffix("_QuantizeLinear") for node in quantizers]
     assert sorted(made) == sorted(activations.split())
     validate(out, dialect(name))
 
@@ -67,7 +99,7 @@ def test_all_weights_are_quantized_but_products_too_small_for_tensor_cores(tmp_p
     path = graph(tmp_path / "float.onnx")
     weighted = tuple(node.name for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm"))
     for name in DIALECTS:
-        _, report = lowered(path, dialect(name))
+        _, report = lowered(with_one_image(path, dialect(name).minimum_opset) if name == "qnn-htp-16" else path, dialect(name))
         if name == "tensorrt":
             assert report.weighted == weighted[:-1]
             (note,) = report.notes
@@ -118,13 +150,13 @@ def test_the_option_a_shortcut_is_moved_as_integers_and_padded_with_the_zero_poi
 
 
 def test_concat_members_have_one_scale_in_every_dialect(tmp_path: Path) -> None:
-    path = concat(tmp_path / "float.onnx")
     for name in DIALECTS:
+        path = written(concat, tmp_path, name)
         out, report = lowered(path, dialect(name))
         model = onnx.load(out)
         constants = {held.name: onnx.numpy_helper.to_array(held) for held in model.graph.initializer}
         scales = {
-            node.input[0]: float(constants[node.input[1]])
+            node.name.removesuffix("_QuantizeLinear"): float(constants[node.input[1]])
             for node in model.graph.node
             if node.op_type == "QuantizeLinear" and "weight" not in node.name
         }
@@ -135,9 +167,9 @@ def test_concat_members_have_one_scale_in_every_dialect(tmp_path: Path) -> None:
 
 
 def test_a_node_that_is_kept_float_is_float_in_every_dialect(tmp_path: Path) -> None:
-    path = residual(tmp_path / "float.onnx")
-    table = calibrated(path, keep_float=("b2", "a_add"))
     for name in DIALECTS:
+        path = written(residual, tmp_path, name)
+        table = calibrated(path, keep_float=("b2", "a_add"))
         out, report = lowered(path, dialect(name), table)
         wired = readers(out)
         assert wired["b2"][1] == "b2.weight", name
@@ -145,4 +177,5 @@ def test_a_node_that_is_kept_float_is_float_in_every_dialect(tmp_path: Path) -> 
         assert report.notes[0] == "`b2` (Conv) stays float: kept float by `keep_float`"
         assert set(table.keep_float) <= set(report.kept)
         validate(out, dialect(name), report.kept)
-    assert readers(lowered(path, TENSORRT, table)[0])["a_add"] == ["a2", "stem_relu"]
+    path = residual(tmp_path / "float.onnx")
+    assert readers(lowered(path, TENSORRT, calibrated(path, keep_float=("b2", "a_add")))[0])["a_add"] == ["a2", "stem_relu"]

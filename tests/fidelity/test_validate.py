@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kdedge.artifact import ImportPath
+from kdedge.artifact import AskedNode, ImportPath
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.errors import DeviceError
@@ -90,6 +90,21 @@ def test_a_file_that_is_no_model_is_a_failed_cell_with_the_runtimes_reason(linea
     assert found.status == "failed"
     assert "broken.onnx" in found.reason
     assert found.figures == {}
+
+
+def test_what_was_asked_is_audited_against_what_the_worker_says_that_it_ran(linear: Any, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
+    nodes = (AskedNode("fc", "Gemm", "int8", 75, ("fc",)), AskedNode("head", "Gemm", "fp32", 25, ("head",)))
+    ran = [{"name": name, "operator": "Gemm", "dtype": "fp32", "provider": "CPU"} for name in ("fc", "head")]
+    fake_worker(lambda bucket: {"logits": linear.logits}, layers=ran)
+    found = validate(replace(linear.artifact(), asked=nodes), linear.inputs(), linear.references(), TASK, HERE, folder=folder)
+    assert found.audit is not None
+    assert found.audit.integer_share == 0.0
+    assert [row.as_asked for row in found.audit.rows] == [False, True]
+
+
+def test_without_knowing_what_was_asked_there_is_no_audit(linear: Any, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
+    fake_worker(lambda bucket: {"logits": linear.logits}, layers=[{"name": "fc", "operator": "Gemm", "dtype": "fp32", "provider": "CPU"}])
+    assert validate(linear.artifact(), linear.inputs(), linear.references(), TASK, HERE, folder=folder).audit is None
 
 
 # ---- comparing -------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from kdedge.report.result import RunResult, publish
 
 FIGURES = {"metric", "agreement_teacher", "agreement_student", "kl_student", "kl_teacher", "sqnr_db", "latency_median", "latency_p90"}
 CELL = FIGURES | {"target", "precision", "path", "sha256", "size_bytes", "device", "status", "reason", "largest_error", "peak_memory_mb", "executed"}
+CELL |= {"integer_share", "audit", "trials"}
 
 
 def as_read(result: RunResult) -> dict[str, Any]:

@@ -121,3 +121,23 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"})
     assert result.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "[]"]
+
+
+def test_packed_weights_are_multiplied_as_floats_where_dynamic_quantization_is_off(tmp_path: Path) -> None:
+    from onnx_text import graph
+
+    from kdedge.exporters.model_file import save_model
+    from kdedge.exporters.weight_only import quantize_weights
+
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((256, 256)).astype(np.float32)
+    model = quantize_weights(graph("(float[b, l, 256] x) => (float[b, l, 256] y) { y = MatMul(x, w) }", w=weight)).model
+    save_model(model, tmp_path / "packed.onnx")
+    packed = next(value.const_value.numpy() for name, value in model.graph.initializers.items() if name == "w/int8" and value.const_value is not None)
+    scales = next(
+        value.const_value.numpy() for name, value in model.graph.initializers.items() if name == "w/scale" and value.const_value is not None
+    )
+    feed = {"x": random.standard_normal((1, 32, 256)).astype(np.float32)}
+    session = opened(tmp_path / "packed.onnx", inference_precision="f32", dynamic_quantization=False)
+    np.testing.assert_allclose(session.run(feed)["y"], feed["x"] @ (packed * scales), rtol=1e-4, atol=1e-3)
+    assert dtypes_of("FullyConnected", session.executed()) == ["fp32"]

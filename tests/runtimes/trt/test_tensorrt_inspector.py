@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdedge.runtimes.errors import RuntimeFailure
-from kdedge.runtimes.tensorrt_inspector import executed_layers, layer_dtype, read_inspection, tensor_dtype
+from kdedge.runtimes.tensorrt_inspector import executed_layers, layer_dtype, layer_sources, read_inspection, tensor_dtype
 
 HERE = Path(__file__).parent
 
@@ -99,3 +99,12 @@ def test_weights_alone_tell_the_type_when_tensors_do_not() -> None:
 def test_an_answer_of_no_known_schema_is_refused(answer: str, complaint: str) -> None:
     with pytest.raises(RuntimeFailure, match=complaint):
         read_inspection(answer)
+
+
+def test_the_nodes_inside_of_a_layer_are_read_from_its_metadata_or_else_its_name() -> None:
+    fused = {"Name": "conv1 + add1 + relu1", "LayerType": "CaskConvolution"}
+    assert layer_sources(fused) == ("conv1", "add1", "relu1")
+    # The separators that TensorRT's parser leaves between nodes; the name is one that the compiler made up.
+    marked = {"Name": "__myl_ConvAddRelu_0x1", "Metadata": "[ONNX Layer: conv1]\x1f[ONNX Layer: a/b: c]\x1e[ONNX Layer: conv1]"}
+    assert layer_sources(marked) == ("conv1", "a/b: c")
+    assert [layer.sources for layer in read_inspection(text(10)).layers][1:3] == [("conv0", "relu0"), ("conv1", "add1", "relu1")]

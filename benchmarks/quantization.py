@@ -1,0 +1,57 @@
+"""How faithful, fast and frugal kdedge's integers are beside those of ONNX Runtime's and NNCF's quantizers.
+
+To reach: KL to the float model at most 0.9 x the best peer's on the CIFAR-10 ResNets (0.7 x with quantization-aware distillation), half on
+EfficientNet-Lite0; no slower; ranges collected in at most twice a float pass and 1 GB.
+
+Run: python benchmarks/quantization.py [--only MODEL ...] [--distill] [--pairs 16] [--smoke] [--state DIR] [--peers-python PYTHON]
+
+`make bench-quantization` makes the peers' environment first. All quantizers get the same examples, of which none is judged on; each runs in a process
+of its own. The best peer of a runtime is the one whose files it runs with the smallest distance to the float model on the test examples, which is
+more than any user could know; kdedge's settings are chosen on the calibration examples. Every file runs in kdedge's own worker, one thread, batch 1;
+latency is compared in pairs of fresh processes, in ABBA order. It can be stopped at any time: finished parts are kept in DIR by the content of
+what they were made from. When all models are there, the table is written into docs/quantization_benchmark.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from quantization_contest import CONTESTS, Settings, contest
+from quantization_models import data_root
+from quantization_table import about, as_json, rows, write_page
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = Settings(calibration=32, test=128, pairs=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", action="append", choices=CONTESTS, help="these models alone")
+    parser.add_argument(
+        "--distill", action="store_true", help="with the arm that is trained by quantization-aware distillation (minutes to an hour a model)"
+    )
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of launches; 0: no latency")
+    parser.add_argument("--smoke", action="store_true", help="few examples and launches: shows that it works, and writes no page")
+    parser.add_argument("--state", type=Path, help="where finished parts are kept; default: benchmarks/quantization in the data folder")
+    parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python")
+    arguments = parser.parse_args()
+    if not arguments.peers_python.is_file():
+        raise SystemExit(f"{arguments.peers_python} is not there: `make bench-quantization` makes the peers' environment")
+    state = (arguments.state or data_root() / "benchmarks" / "quantization").resolve()
+    settings = SMOKE if arguments.smoke else Settings(pairs=arguments.pairs)
+    found: dict[str, Any] = {}
+    for name in arguments.only or CONTESTS:
+        print(f"== {name}", flush=True)
+        folder = state / ("smoke" if arguments.smoke else "") / name
+        found[name] = contest(name, folder, state, arguments.peers_python, settings, arguments.distill)
+        print("\n".join(rows({name: found[name]})), flush=True)
+    if len(found) == len(CONTESTS) and not arguments.smoke and arguments.pairs:
+        write_page([*rows(found), "", about(found)])
+    print(json.dumps({"benchmark": "quantization", "models": {name: as_json(result) for name, result in found.items()}}))
+
+
+if __name__ == "__main__":
+    main()

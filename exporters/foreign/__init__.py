@@ -1,0 +1,1 @@
+"""Graphs that kdedge did not make: opened, repaired with proof, calibrated from a file of their inputs, quantized, and compared with the original."""

@@ -1,0 +1,215 @@
+"""Quantization-aware distillation: the student, with the rounding of the dialect that it is exported in, learns from the float student or a teacher.
+
+It comes after calibration and recovery, and hands over what they do: float weights and a range table, which lowering turns into exactly the
+graph that was trained (`FakeQuantized` has the reason).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from kdedge.artifact import CalibratedRanges, Encoder, FloatGraph, ImportPath, ModelFiles, PreparedData, RecoveryStep, TeacherFiles
+from kdedge.data import open_examples
+from kdedge.data.encode import encode
+from kdedge.data.held_out import PartOfExamples
+from kdedge.distill.batches import Batches, Plan
+from kdedge.distill.checkpoint import remove_checkpoints
+from kdedge.distill.ensemble import Teacher
+from kdedge.distill.spec import Shown
+from kdedge.errors import ExportError
+from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.quantize.aware_training import Answers, Course, Feeds, train
+from kdedge.exporters.quantize.distance import Distance, Gaps, is_closer
+from kdedge.exporters.quantize.fake_quantize import FakeQuantized
+from kdedge.exporters.quantize.lower import lower
+from kdedge.exporters.quantize.ranges import RangeTable, read_table, write_table
+from kdedge.exporters.quantize.tensors import read_tensors, write_tensors
+from kdedge.exporters.quantize.torch_graph import TorchGraph, unsupported_operators
+from kdedge.exporters.quantize.wiring import load
+from kdedge.models.spec import inputs_of
+from kdedge.recipe import AwareSection, QuantizeSection
+
+RESUMABLE = True
+TOOLS = ("torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "safetensors")
+
+RANGES, WEIGHTS = "ranges.json", "weights.safetensors"
+
+# Examples a pass when distances are measured.
+_BATCH = 128
+_LOWERED = "lowered.onnx"
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What training gives: float tensors and ranges to lower, and how far the outputs were from the float graph's before and after."""
+
+    tensors: dict[str, Float32]
+    table: RangeTable
+    step: RecoveryStep
+
+
+def aware(
+    model: FloatGraph,
+    ranges: CalibratedRanges,
+    student: ModelFiles,
+    teacher: TeacherFiles | None,
+    data: PreparedData,
+    settings: QuantizeSection,
+    dialect: ImportPath,
+    seed: int,
+    *,
+    augment: tuple[str, ...] = (),
+    folder: Path,
+) -> CalibratedRanges:
+    """Stage: train on the training split (augmented as `augment` says), measure on the calibration examples, which are not learned from.
+
+    It is kept where it brings the outputs closer to the float graph's, else the ranges come back as they were. A graph with operators that cannot
+    be trained here stays as it is too; the step's note names them. What a killed attempt left in `folder` is taken up.
+
+    Raises:
+        ExportError: the recipe has no `quantize.aware`, or wants to learn from a teacher and there is none.
+        Diverged: a loss or a weight is no number (the last good checkpoint stays in `folder`).
+    """
+    section = settings.aware
+    if section is None:
+        raise ExportError("quantization-aware distillation needs `quantize.aware` in the recipe")
+    target, examples, task = _dialect(dialect), open_examples(data.splits["train"]), data.task.load()
+    held, rest = held_and_rest(len(examples), data.calibration)
+    guide = _guide(section, teacher, task.logits)
+    others = tuple(encoder for encoder in (guide.encoders if guide is not None else ()) if encoder != model.encoder)
+    own = section.seed if section.seed is not None else seed
+    plan = Plan(section.batch_size, own, Shown(augment, own))
+    batches = Batches(PartOfExamples(examples, rest), task, (model.encoder, *others), plan)
+    steps = section.steps if section.steps is not None else max(1, round(section.epochs * batches.steps_per_epoch))
+
+    def feeds(first: int) -> Iterator[Feeds]:
+        for batch in batches.from_step(first, steps):
+            parts = zip(batches.encoders, batch.inputs, strict=True)
+            yield {_key(encoder, name, model): array for encoder, arrays in parts for name, array in arrays.items()}
+
+    found = learn(
+        model.path,
+        read_table(ranges.table),
+        target,
+        feeds,
+        [encode(model.encoder, examples.raw(held[start : start + _BATCH])) for start in range(0, len(held), _BATCH)],
+        section.model_copy(update={"steps": steps, "seed": own}),
+        weights=None if ranges.weights is None else read_tensors(ranges.weights),
+        answers=None if guide is None else _answers(guide, model),
+        distributions=(task.logits,),
+        folder=folder,
+        what=f"{student.name} learns the rounding of {target.name}",
+    )
+    result = replace(ranges, steps=(*ranges.steps, found.step))
+    for name in (RANGES, WEIGHTS, _LOWERED):
+        (folder / name).unlink()
+    if not found.step.kept:
+        return result
+    write_table(found.table, folder / RANGES)
+    write_tensors(found.tensors, folder / WEIGHTS)
+    return replace(result, table=folder / RANGES, weights=folder / WEIGHTS, dialect=target.name)
+
+
+def learn(
+    model: Path,
+    table: RangeTable,
+    dialect: Dialect,
+    batches: Callable[[int], Iterator[Feeds]],
+    held: Sequence[Feeds],
+    section: AwareSection,
+    *,
+    weights: Mapping[str, Float32] | None = None,
+    answers: Answers | None = None,
+    distributions: tuple[str, ...] = ("logits",),
+    folder: Path,
+    what: str = "",
+) -> Learned:
+    """The same on plain paths and arrays. `batches` gives inputs by name for all steps from one on (a pure function of the step; for as many as
+    `section.steps`, which must be given); `held`: inputs that are not among them, on which the distance to the float graph is measured.
+
+    `folder`: where checkpoints and temporary files go. `weights`: float tensors that recovery put in place of the graph's. `answers`: what to learn,
+    from inputs by name (default: what the float graph answers). `distributions`: outputs [N, classes] that are compared by KL.
+
+    Raises:
+        ExportError: an operator of the graph cannot be trained, or no steps are given.
+        Diverged: as `train`.
+    """
+    if section.steps is None:
+        raise ExportError("give the number of steps: without the data split that they are counted on, epochs mean nothing")
+    source, tensors = load(model), dict(weights or {})
+    judge = Distance(source, [dict(feed) for feed in held])
+    before = judge.of(_lowered(model, dialect, table, tensors, folder))
+    unsupported = unsupported_operators(source)
+    if unsupported:
+        return Learned(tensors, table, _step(before, before, False, f"operators that cannot be trained here: {', '.join(unsupported)}"))
+    known = tuple(str(value.name) for value in source.graph.outputs if value.name in distributions)
+    student = FakeQuantized(model, table, dialect, tensors, learned=section.ranges == "learned")
+    course = Course(section.steps, section.lr, section.temperature, known, section.seed or 0)
+    train(student, batches, answers or TorchGraph(source), course, folder, what)
+    trained, ranges = student.hand_over()
+    tensors.update(trained)
+    after = judge.of(_lowered(model, dialect, ranges, tensors, folder))
+    remove_checkpoints(folder)
+    note = f"{section.steps} steps of {section.batch_size} examples, ranges {section.ranges}"
+    return Learned(tensors, ranges, _step(before, after, is_closer(after, before), note))
+
+
+def _step(before: Gaps, after: Gaps, kept: bool, note: str) -> RecoveryStep:
+    """Told and judged as recovery's steps are: by the squared error, with the KL in the note."""
+    divergence = (
+        f"KL {before.text()} -> {after.text()} nats on {len(before.error)} examples that were not learned from" if before.kl is not None else ""
+    )
+    text = "; ".join(part for part in (divergence, note) if part)
+    return RecoveryStep("aware", kept, "relative-error", float(before.error.mean()), float(after.error.mean()), text)
+
+
+def held_and_rest(size: int, calibration: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Places of the examples that are measured on, and of those that are learned from: the calibration examples (of a split that holds little
+    else, so many of them that half of it is left), and all others."""
+    held = np.asarray(calibration[: max(1, size // 2)], np.int64)
+    return held, np.setdiff1d(np.arange(size, dtype=np.int64), held)
+
+
+def _dialect(path: ImportPath) -> Dialect:
+    found = path.load()
+    if not isinstance(found, Dialect):
+        raise ExportError(f"`{path.value}` is no dialect")
+    return found
+
+
+def _guide(section: AwareSection, teacher: TeacherFiles | None, logits: str) -> Teacher | None:
+    if section.learn_from == "student":
+        return None
+    if teacher is None:
+        raise ExportError("quantize.aware.learn_from is `teacher`, but the recipe has no teacher: write `student`")
+    return Teacher(teacher, logits)
+
+
+def _key(encoder: Encoder, name: str, model: FloatGraph) -> str:
+    """What an input is called in a step: as in the graph, or apart where a teacher has an encoder of its own."""
+    return name if encoder == model.encoder else f"{encoder!r} {name}"
+
+
+def _answers(guide: Teacher, model: FloatGraph) -> Answers:
+    """What the teacher says about the inputs of a step."""
+
+    def asked(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        names = {encoder: [spec.name for spec in inputs_of(encoder)] for encoder in guide.encoders}
+        return guide.outputs({encoder: {name: inputs[_key(encoder, name, model)] for name in each} for encoder, each in names.items()})
+
+    return asked
+
+
+def _lowered(model: Path, dialect: Dialect, table: RangeTable, tensors: Mapping[str, Float32], folder: Path) -> Path:
+    write_table(table, folder / RANGES)
+    write_tensors(tensors, folder / WEIGHTS)
+    lower(model, folder / RANGES, dialect, folder / _LOWERED, folder / WEIGHTS)
+    return folder / _LOWERED

@@ -1,0 +1,281 @@
+"""The stage that decides which layers of a `mixed` artifact stay float: a search under a budget, every candidate built and measured.
+
+    calibration examples, even places     what a layer is worth: the graph in the target's dialect with it float, against the float graph
+    calibration examples, odd places      what a candidate keeps: KL and agreement of its own outputs, by the runtime that it is for where that
+                                          can run here
+    the runtime's own times of layers     what a layer costs; where there are none, its multiply-accumulates
+    launches beside integer ones          what a candidate takes
+
+`mixed` artifacts are int8 artifacts whose `keep_float` this search found. Killed, it goes on from `trials.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdedge import progress
+from kdedge.artifact import Artifact, CalibratedRanges, FloatGraph, ImportPath, Lineage, MixedTrial, ModelFiles, PreparedData, RecoveryStep
+from kdedge.data import open_examples
+from kdedge.data.encode import encode
+from kdedge.errors import ExportError
+from kdedge.exporters.build import build
+from kdedge.exporters.equivalence import run
+from kdedge.exporters.model_file import load_model
+from kdedge.exporters.quantize.bench import Bench, Timed
+from kdedge.exporters.quantize.budget import read_budget
+from kdedge.exporters.quantize.journal import Journal
+from kdedge.exporters.quantize.lower import LoweredReport, lower
+from kdedge.exporters.quantize.mixed_search import Layer, search
+from kdedge.exporters.quantize.ranges import RangeTable, read_table, write_table
+from kdedge.fidelity.agreement import top1_agreement
+from kdedge.fidelity.divergence import kl_divergence
+from kdedge.measured import DeviceIdentity
+from kdedge.recipe import ExportSection, ProfileSection, QuantizeSection
+from kdedge.targets import Target
+
+TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
+RESUMABLE = True
+
+#: Examples that a layer's worth is measured on, and that a candidate is judged by: at most this many each.
+MOST_EXAMPLES = 256
+_BATCH = 32
+_JOURNAL = "trials.jsonl"
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
+
+
+def find_mixed(
+    target: Target,
+    dialect: ImportPath,
+    model: FloatGraph,
+    student: ModelFiles,
+    ranges: CalibratedRanges,
+    data: PreparedData,
+    export: ExportSection,
+    settings: QuantizeSection,
+    device: DeviceIdentity | None,
+    timing: ProfileSection,
+    *,
+    folder: Path,
+) -> CalibratedRanges:
+    """The ranges of `target`'s integers with the layers that stay float, chosen under `settings.mixed`.
+
+    `device`: where candidates are measured, one of those that the target is for; None where there is none (then only fidelity is measured, by ONNX
+    Runtime on the graph of the dialect). `timing`: how long a launch may last; a candidate gets a few short ones.
+
+    Raises:
+        RecipeError: `settings.mixed` asks for something that makes no sense.
+        ExportError: there is no `settings.mixed`, no layer to choose from, fewer than 2 calibration examples, or the student has no logits.
+    """
+    if settings.mixed is None:
+        raise ExportError(f"target `{target.name}`: `mixed` needs to know what must be kept: give quantize.mixed, such as {{kl_student: '<= 0.002'}}")
+    budget = read_budget(settings.mixed)
+    journal = Journal(folder / _JOURNAL)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        lowering = _Lowering(model, ranges, dialect, work)
+        logits = data.task.load().logits
+        learn, judge = _examples(model, data, logits)
+        factory = _Factory(target, dialect, model, student, ranges, export, lowering, work)
+        bench = Bench(device, timing, work / "bench", judge.feeds)
+        pair = _Pair(journal, factory, bench, target)
+
+        def distance(kept: tuple[str, ...]) -> float:
+            return float(journal.once(["distance", *kept], lambda: learn.error(lowering.outputs(kept, learn.feeds, logits))))
+
+        def measure(kept: tuple[str, ...]) -> MixedTrial:
+            progress.advance(f"mixed precision for {target.name}", min(len(done), limit - 1), limit)
+            found = journal.once(["trial", *kept], lambda: _trial(kept, pair, lowering, judge, logits))
+            done.append(kept)
+            return MixedTrial(kept, found["kl"], found["agreement"], found["latency_ms"])
+
+        done: list[tuple[str, ...]] = []
+        limit = settings.mixed.trials
+        layers = pair.layers(lowering.choices)
+        outcome = search(layers, distance, measure, budget, limit, other=factory.other)
+        progress.advance(f"mixed precision for {target.name}", limit, limit)
+        table = folder / "ranges.json"
+        write_table(lowering.table_with(outcome.chosen.kept), table)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    note = "; ".join(part for part in (outcome.note, *pair.notes()) if part)
+    step = RecoveryStep("mixed precision", bool(outcome.chosen.kept), "kl", outcome.trials[0].kl, outcome.chosen.kl, note)
+    return replace(ranges, table=table, dialect=lowering.dialect.name, steps=(*ranges.steps, step), trials=outcome.trials)
+
+
+# ---- examples --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Inputs, and what the float graph makes of them: logits [n, C]."""
+
+    feeds: tuple[Feed, ...]
+    reference: Array
+
+    def kl(self, logits: Array) -> float:
+        return float(kl_divergence(self.reference, logits).mean())
+
+    def agreement(self, logits: Array) -> float:
+        return float(top1_agreement(self.reference, logits).mean())
+
+    def error(self, logits: Array) -> float:
+        """Squared error of the logits over their squared size, both without what is common to all classes, which no softmax sees.
+
+        It is what layers are compared by: the KL of confident answers hangs on a few examples between two classes, and a layer that happens to
+        move those says little of others; here every example counts."""
+        wanted, found = (values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64) for values in (self.reference, logits))
+        return float(np.square(found - wanted).sum() / max(float(np.square(wanted).sum()), np.finfo(np.float64).tiny))
+
+
+def _examples(model: FloatGraph, data: PreparedData, logits: str) -> tuple[_Judged, _Judged]:
+    """Calibration examples to learn from and to judge by: every other one."""
+    if logits not in {spec.name for spec in model.outputs}:
+        raise ExportError(f"`mixed` is judged by the output `{logits}`, and the student gives {', '.join(spec.name for spec in model.outputs)}")
+    if len(data.calibration) < 2:
+        raise ExportError(f"`mixed` needs at least 2 calibration examples, and there are {len(data.calibration)}: raise data.calibration")
+    examples, graph = open_examples(data.splits["train"]), load_model(model.path)
+    halves = []
+    for first in (0, 1):
+        chosen = np.asarray(data.calibration[first::2][:MOST_EXAMPLES], np.int64)
+        feeds = tuple(encode(model.encoder, examples.raw(chosen[start : start + _BATCH])) for start in range(0, len(chosen), _BATCH))
+        halves.append(_Judged(feeds, _logits_of(graph, feeds, logits)))
+    return halves[0], halves[1]
+
+
+def _logits_of(graph: Any, feeds: Sequence[Feed], name: str) -> Array:
+    return np.concatenate([found[name] for found in run(graph, feeds, [name])])
+
+
+# ---- graphs ----------------------------------------------------------------------------------------------------------------
+
+
+class _Lowering:
+    """The float graph in the target's dialect, with any layers left float."""
+
+    def __init__(self, model: FloatGraph, ranges: CalibratedRanges, dialect: ImportPath, work: Path) -> None:
+        self.model, self.ranges, self.dialect, self.work = model, ranges, dialect.load(), work
+        self.table = read_table(ranges.table)
+        self.choices = self._lower(()).weighted
+        if not self.choices:
+            raise ExportError(f"`mixed` has nothing to choose from: {self.dialect.name} makes no layer of this graph integer")
+
+    def table_with(self, kept: tuple[str, ...]) -> RangeTable:
+        return replace(self.table, keep_float=tuple(dict.fromkeys((*self.table.keep_float, *kept))))
+
+    def outputs(self, kept: tuple[str, ...], feeds: Sequence[Feed], name: str) -> Array:
+        """The logits by ONNX Runtime, which follows the Q/DQ of every dialect, in integers or not."""
+        self._lower(kept)
+        return _logits_of(load_model(self.work / "lowered.onnx"), feeds, name)
+
+    def _lower(self, kept: tuple[str, ...]) -> LoweredReport:
+        ranges = self.work / "lowering.json"
+        write_table(self.table_with(kept), ranges)
+        return lower(self.model.path, ranges, self.dialect, self.work / "lowered.onnx", self.ranges.weights)
+
+
+@dataclass(frozen=True)
+class _Factory:
+    """Builds the artifacts that are measured."""
+
+    target: Target
+    dialect: ImportPath
+    model: FloatGraph
+    student: ModelFiles
+    ranges: CalibratedRanges
+    export: ExportSection
+    lowering: _Lowering
+    work: Path
+
+    @property
+    def other(self) -> str:
+        """The type of what stays float."""
+        return str(self.lowering.dialect.rest)
+
+    def mixed(self, kept: tuple[str, ...], name: str) -> Artifact:
+        folder = self._folder(name)
+        table = folder / "ranges.json"
+        write_table(self.lowering.table_with(kept), table)
+        return self._build("mixed", replace(self.ranges, table=table), folder)
+
+    def float_twin(self) -> Artifact:
+        """What the target runs where all layers are float."""
+        return self._build("fp16" if self.other == "float16" else "fp32", None, self._folder("float"))
+
+    def _folder(self, name: str) -> Path:
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def _build(self, precision: str, ranges: CalibratedRanges | None, folder: Path) -> Artifact:
+        lineage = Lineage("", "", self.student.name, self.model.sha256, "")
+        return build(self.target, precision, self.dialect, self.model, self.student, ranges, self.export, lineage, folder=folder)
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------------
+
+
+class _Pair:
+    """The artifact that is all integer, beside which every candidate is timed."""
+
+    def __init__(self, journal: Journal, factory: _Factory, bench: Bench, target: Target) -> None:
+        self.journal, self.factory, self.bench, self.target = journal, factory, bench, target
+        self.integer: Artifact | None = None
+
+    def candidate(self, kept: tuple[str, ...]) -> Timed:
+        if self.integer is None:
+            self.integer = self.factory.mixed((), "integer")
+        return self.bench.measure(self.factory.mixed(kept, "candidate") if kept else self.integer, self.integer, self._reference())
+
+    def _reference(self) -> float | None:
+        """The median of the integer artifact when it was timed first, which the ratios of all candidates are multiplied with."""
+        known = self.journal.answers.get(json.dumps(["trial"]))
+        return None if known is None else known["latency_ms"]
+
+    def layers(self, names: Sequence[str]) -> list[Layer]:
+        """The layers that may stay float, and what each costs."""
+        found = self.journal.once(["costs"], lambda: self._costs(names))
+        return [Layer(name, found["costs"][name]) for name in names]
+
+    def _costs(self, names: Sequence[str]) -> dict[str, Any]:
+        """By the runtime's times of layers in a float and in an integer artifact, else by multiply-accumulates."""
+        if self.integer is None:
+            self.integer = self.factory.mixed((), "integer")
+        twin = self.factory.float_twin()
+        slow, fast = (self.bench.layer_times(artifact) for artifact in (twin, self.integer))
+        timed = {name: slow[name] - fast[name] for name in names if name in slow and name in fast}
+        macs = {node.name: float(node.macs or 0) for node in self.integer.asked}
+        if not timed:
+            why = f"layers were not timed one by one ({self.bench.why_not or f'{self.target.runtime} gives no times of layers'})"
+            return {
+                "costs": {name: macs.get(name, 0.0) for name in names},
+                "note": f"{why}: what they cost was taken to follow their multiply-accumulates",
+            }
+        # A layer whose name the runtime did not keep costs what its multiply-accumulates do elsewhere.
+        rate = sum(max(cost, 0.0) for cost in timed.values()) / max(sum(macs.get(name, 0.0) for name in timed), 1.0)
+        return {"costs": {name: timed.get(name, rate * macs.get(name, 0.0)) for name in names}, "note": ""}
+
+    def notes(self) -> tuple[str, ...]:
+        found = self.journal.answers
+        unable = dict.fromkeys(answer["why_not"] for key, answer in found.items() if json.loads(key)[0] == "trial" and answer["why_not"])
+        return (found[json.dumps(["costs"])]["note"], f"candidates were not timed: {'; '.join(unable)}" if unable else "")
+
+
+def _trial(kept: tuple[str, ...], pair: _Pair, lowering: _Lowering, judge: _Judged, logits: str) -> dict[str, Any]:
+    timed = pair.candidate(kept)
+    found = timed.outputs.get(logits) if timed.outputs is not None else lowering.outputs(kept, judge.feeds, logits)
+    if found is None:
+        raise ExportError(f"the candidate gives no output `{logits}`")
+    return {"kl": judge.kl(found), "agreement": judge.agreement(found), "latency_ms": timed.latency_ms, "why_not": pair.bench.why_not}

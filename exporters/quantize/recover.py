@@ -1,0 +1,235 @@
+"""Brings the integers of one dialect closer to the float graph by calibration examples alone. Each step is measured, and kept only where it helps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdedge.artifact import CalibratedRanges, FloatGraph, ImportPath, PreparedData, RecoveryStep
+from kdedge.errors import ExportError
+from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.model_file import save_model
+from kdedge.exporters.quantize.adaptive_rounding import adapt_rounding
+from kdedge.exporters.quantize.bias_correction import correct_biases
+from kdedge.exporters.quantize.calibrate import observe
+from kdedge.exporters.quantize.distance import Batch, Distance, Gaps, is_closer, split
+from kdedge.exporters.quantize.equalization import equalize
+from kdedge.exporters.quantize.layers import Lowered
+from kdedge.exporters.quantize.lower import lower
+from kdedge.exporters.quantize.ranges import OBSERVERS, RangeTable, read_table, with_observer, write_table
+from kdedge.exporters.quantize.tensors import replace_tensors, write_tensors
+from kdedge.exporters.quantize.wiring import load
+from kdedge.progress import advance, message
+from kdedge.recipe import QuantizeSection
+
+TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
+
+SEED = 0
+WEIGHT_OBSERVERS = ("minmax", "mse")
+BATCH = 32
+
+Array = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The ranges that were chosen, float tensors that take the place of the graph's own (None: none does), and what was tried."""
+
+    table: RangeTable
+    weights: dict[str, Float32] | None
+    steps: tuple[RecoveryStep, ...]
+
+
+def recover(
+    model: FloatGraph, ranges: CalibratedRanges, data: PreparedData, settings: QuantizeSection, dialect: ImportPath, *, folder: Path
+) -> CalibratedRanges:
+    """Stage: choose the observer (where it is `best`) and do what `settings.recover` names, for one dialect.
+
+    Raises:
+        ExportError: the graph cannot be lowered into the dialect or run, or there are too few calibration examples.
+        DataError: an example cannot be read.
+    """
+    written: Dialect = dialect.load()
+    found = recover_graph(model.path, read_table(ranges.table), _batches(model, data), settings, written, folder)
+    table, weights = folder / "ranges.json", None
+    write_table(found.table, table)
+    if found.weights is not None:
+        weights = folder / "weights.safetensors"
+        write_tensors(found.weights, weights)
+    return replace(ranges, table=table, observer=found.table.observer, weights=weights, dialect=written.name, steps=found.steps)
+
+
+def _batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]]:
+    from kdedge.data import open_examples
+    from kdedge.data.encode import encode
+
+    examples = open_examples(data.splits["train"])
+    indices = np.asarray(data.calibration, np.int64)
+    for start in range(0, len(indices), BATCH):
+        yield encode(model.encoder, examples.raw(indices[start : start + BATCH]))
+
+
+def recover_graph(
+    path: Path, table: RangeTable, batches: Iterable[Mapping[str, Array]], settings: QuantizeSection, dialect: Dialect, folder: Path
+) -> Recovered:
+    """The same for a float ONNX file, its range table and `batches` of its inputs (axis 0 counts examples), which are all held in memory.
+
+    The order is fixed, whatever that of `settings.recover`: the observer; equalization, which changes the float weights and needs new ranges;
+    adaptive rounding, which needs the ranges; bias correction, which takes what is left. One half of the examples is learned from, the other judges.
+    `folder`: where temporary files go.
+
+    Raises:
+        ExportError: as `recover`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".recover-", dir=folder) as temporary:
+        return _Recovery(path, table, batches, settings, dialect, Path(temporary)).run()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Ranges, tensors that leave the float function as it is (`equal`), and those beside them that make up for what the integers do."""
+
+    table: RangeTable
+    equal: dict[str, Float32] = field(default_factory=dict)
+    tensors: dict[str, Float32] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, Float32]:
+        return {**self.equal, **self.tensors}
+
+
+class _Recovery:
+    def __init__(
+        self, path: Path, table: RangeTable, batches: Iterable[Mapping[str, Array]], settings: QuantizeSection, dialect: Dialect, folder: Path
+    ) -> None:
+        self.path, self.settings, self.dialect, self.folder = path, settings, dialect, folder
+        first = load(path).graph.inputs[0]
+        fixed = first.shape[0] if first.shape is not None and len(first.shape) and isinstance(first.shape[0], int) else 0
+        self.learning, judging = split(batches, fixed, SEED)
+        if not self.learning:
+            raise ExportError(f"`{path.name}` cannot be recovered: there are no calibration examples of the batch size that it takes")
+        self.judge = Distance(load(path), judging)
+        self.all = [*self.learning, *judging]
+        self.best = _Candidate(table)
+        self.gaps = self.judge.of(self._lowered(self.best))
+        self.steps: list[RecoveryStep] = []
+        self.weight_observer = ""
+
+    def run(self) -> Recovered:
+        wanted = self.settings.recover
+        todo: list[tuple[str, Callable[[], tuple[_Candidate, str]]]] = []
+        if self.settings.observer == "best":
+            self._choose_observer()
+        if "equalization" in wanted:
+            todo.append(("equalization", self._equalized))
+        if "adaptive_rounding" in wanted:
+            todo.append(("adaptive_rounding", self._rounded))
+        if "bias_correction" in wanted:
+            todo.append(("bias_correction", self._corrected))
+        for name, make in todo:
+            self._try(name, *make())
+        return Recovered(self.best.table, self.best.weights or None, tuple(self.steps))
+
+    # ---- judging -----------------------------------------------------------------------------------------------------------
+
+    def _try(self, name: str, candidate: _Candidate, note: str) -> None:
+        if candidate is self.best:
+            self._note(name, False, self.gaps, self.gaps, note)
+            return
+        found = self.judge.of(self._lowered(candidate))
+        kept = is_closer(found, self.gaps)
+        self._note(name, kept, self.gaps, found, note)
+        if kept:
+            self.best, self.gaps = candidate, found
+
+    def _note(self, name: str, kept: bool, before: Gaps, after: Gaps, note: str) -> None:
+        divergence = f"KL {before.text()} -> {after.text()} nats" if before.kl is not None else ""
+        few = "" if len(before.error) >= 20 else f"{len(before.error)} examples are too few to tell"
+        text = "; ".join(part for part in (divergence, few, note) if part)
+        step = RecoveryStep(name, kept, "relative-error", float(before.error.mean()), float(after.error.mean()), text)
+        self.steps.append(step)
+        message(f"{self.dialect.name}: {name} {'kept' if kept else 'dropped'}: squared error {step.before:.3g} -> {step.after:.3g}; {text}")
+
+    def _lowered(self, candidate: _Candidate) -> Path:
+        ranges, out, weights = self.folder / "ranges.json", self.folder / "lowered.onnx", None
+        write_table(candidate.table, ranges)
+        if candidate.weights:
+            weights = self.folder / "weights.safetensors"
+            write_tensors(candidate.weights, weights)
+        lower(self.path, ranges, self.dialect, out, weights)
+        return out
+
+    def _reference(self) -> Any:
+        """The float graph whose layers are the aim: the same function, with what equalization made of its weights."""
+        model = load(self.path)
+        replace_tensors(model.graph, self.best.equal)
+        return model
+
+    # ---- steps -------------------------------------------------------------------------------------------------------------
+
+    def _choose_observer(self) -> None:
+        """The observer of activations, then that of weights, whose integers come closest on the examples to learn from."""
+        aim = Distance(load(self.path), self.learning)
+        table = self.best.table
+        trials = [with_observer(table, name) for name in OBSERVERS]
+        chosen = _Candidate(with_observer(table, table.observer))
+        least = aim.of(self._lowered(chosen))
+        for done, trial in enumerate(trials):
+            found = aim.of(self._lowered(_Candidate(trial)))
+            if found.error.mean() < least.error.mean():
+                chosen, least = _Candidate(trial), found
+            advance("observer", done + 1, len(trials) + len(WEIGHT_OBSERVERS), trial.observer)
+        for done, name in enumerate(WEIGHT_OBSERVERS):
+            trial = replace(chosen.table, weights=with_observer(table, name).weights)
+            found = aim.of(self._lowered(_Candidate(trial)))
+            if found.error.mean() < least.error.mean():
+                chosen, least = _Candidate(trial), found
+            advance("observer", len(trials) + done + 1, len(trials) + len(WEIGHT_OBSERVERS), name)
+        self.weight_observer = next(name for name in WEIGHT_OBSERVERS if with_observer(table, name).weights == chosen.table.weights)
+        note = f"activations by {chosen.table.observer}, weights by {self.weight_observer}, the closest on the examples to learn from"
+        before, self.best = self.gaps, chosen
+        self.gaps = self.judge.of(self._lowered(chosen))
+        self._note("observer", chosen.table != table, before, self.gaps, note)
+
+    def _equalized(self) -> tuple[_Candidate, str]:
+        found = equalize(load(self.path), self.learning, self.dialect.weight.per_channel)
+        if not found.tensors:
+            return self.best, found.note
+        changed = load(self.path)
+        replace_tensors(changed.graph, found.tensors)
+        path = self.folder / "equalized.onnx"
+        save_model(changed, path)
+        before = self.best.table
+        table = observe(path, self.all, self.settings, total=before.samples)
+        if self.settings.observer == "best":
+            table = replace(with_observer(table, before.observer), weights=with_observer(table, self.weight_observer).weights)
+        table = replace(table, model_sha256=before.model_sha256, keep_float=before.keep_float)
+        return _Candidate(table, found.tensors), found.note
+
+    def _rounded(self) -> tuple[_Candidate, str]:
+        lowered = Lowered(load(self._lowered(self.best)), self.best.table)
+        found = adapt_rounding(self._reference(), lowered, self.learning, self.dialect, SEED)
+        return self._with(found.tensors, found.note)
+
+    def _corrected(self) -> tuple[_Candidate, str]:
+        lowered = Lowered(load(self._lowered(self.best)), self.best.table)
+        found = correct_biases(self._reference(), lowered, self.learning)
+        return self._with(found.tensors, found.note)
+
+    def _with(self, tensors: Mapping[str, Float32], note: str) -> tuple[_Candidate, str]:
+        if not tensors:
+            return self.best, note or "no layer of this graph runs on integers here"
+        return replace(self.best, tensors={**self.best.tensors, **tensors}), note
+
+
+def batches_of(arrays: Mapping[str, Array], rows: int = BATCH) -> Sequence[Batch]:
+    """Whole arrays cut into batches."""
+    count = len(next(iter(arrays.values())))
+    return [{name: array[start : start + rows] for name, array in arrays.items()} for start in range(0, count, rows)]

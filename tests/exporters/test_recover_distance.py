@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_graphs import Graph, at_opset, images, lowered, residual, run
+
+from kdedge.errors import ExportError
+from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
+from kdedge.exporters.quantize.distance import Distance, Gaps, is_closer, split
+from kdedge.exporters.quantize.wiring import load
+from kdedge.fidelity.divergence import kl_divergence
+
+
+def scaled(path: Path, factor: float, offset: float = 0.0, width: int = 4) -> Path:
+    """logits = factor x the pooled image + offset."""
+    graph = Graph(channels=width)
+    flat = graph.op("Flatten", "flat", graph.op("GlobalAveragePool", "pool", "image"))
+    product = graph.op("Mul", "product", flat, graph.constant("factor", factor))
+    return at_opset(graph.write(path, graph.op("Add", "logits", product, graph.constant("offset", offset))), 18)
+
+
+def batches(count: int, channels: int = 4) -> list[dict[str, Any]]:
+    return [{"image": images(count, channels=channels)}]
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_itself_is_at_distance_zero(tmp_path: Path) -> None:
+    path = residual(tmp_path / "g.onnx")
+    gaps = Distance(load(path), batches(6, 3)).of(path)
+    assert gaps.error.tolist() == [0.0] * 6
+    assert gaps.kl is not None
+    assert gaps.kl.tolist() == [0.0] * 6
+
+
+def test_half_the_logits_are_a_quarter_off_in_squares_and_a_common_offset_is_nothing(tmp_path: Path) -> None:
+    path = scaled(tmp_path / "g.onnx", 2.0)
+    aim = Distance(load(path), batches(6))
+    assert aim.of(scaled(tmp_path / "half.onnx", 1.0)).error.mean() == pytest.approx(0.25, rel=1e-5)
+    assert aim.of(scaled(tmp_path / "moved.onnx", 2.0, offset=0.5)).error.mean() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_kl_is_the_one_of_the_softmaxes_example_by_example(tmp_path: Path) -> None:
+    path = residual(tmp_path / "g.onnx")
+    out = lowered(path, OPENVINO)[0]
+    inputs = images(5)
+    gaps = Distance(load(path), [{"image": inputs[:2]}, {"image": inputs[2:]}]).of(out)
+    assert gaps.kl is not None
+    np.testing.assert_allclose(gaps.kl, kl_divergence(run(path, inputs), run(out, inputs)), rtol=1e-3, atol=1e-9)
+
+
+def test_an_output_that_is_no_row_of_logits_has_no_kl(tmp_path: Path) -> None:
+    graph = Graph(channels=3)
+    path = graph.write(tmp_path / "g.onnx", graph.conv("conv", "image", 4))
+    gaps = Distance(load(path), batches(3, 3)).of(path)
+    assert gaps.kl is None
+    assert gaps.error.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_no_example_to_measure_on_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="none is left"):
+        Distance(load(residual(tmp_path / "g.onnx")), [])
+
+
+# ---- is it better ----------------------------------------------------------------------------------------------------------
+
+
+def gaps(error: Any, kl: Any = None) -> Gaps:
+    return Gaps(np.asarray(error, np.float64), None if kl is None else np.asarray(kl, np.float64))
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 64)
+
+
+def test_a_step_counts_only_where_it_helps_beyond_its_noise() -> None:
+    before = gaps(np.ones(64))
+    assert is_closer(gaps(0.8 + NOISE), before)
+    assert not is_closer(gaps(0.995 + NOISE), before)
+    assert not is_closer(before, before)
+    assert not is_closer(gaps(1.2 + NOISE), before)
+
+
+def test_kl_has_no_say_because_calibration_examples_hardly_show_it() -> None:
+    before = gaps(np.ones(64), np.ones(64))
+    assert is_closer(gaps(0.8 + NOISE, 1.2 + NOISE), before)
+    assert not is_closer(gaps(1.2 + NOISE, 0.8 + NOISE), before)
+
+
+def test_a_few_examples_prove_nothing() -> None:
+    assert not is_closer(gaps(np.zeros(10)), gaps(np.ones(10)))
+
+
+# ---- who judges ------------------------------------------------------------------------------------------------------------
+
+
+def numbers(count: int, cuts: list[int]) -> list[dict[str, Any]]:
+    return [{"image": part} for part in np.split(np.arange(count), cuts)]
+
+
+def flat(parts: list[dict[str, Any]]) -> list[int]:
+    return [int(number) for part in parts for number in part["image"]]
+
+
+def test_a_half_judges_nobody_does_both_and_the_draw_is_the_same_each_time() -> None:
+    learning, judging = split(numbers(41, [32]))
+    assert len(flat(judging)) == 20
+    assert sorted(flat(learning) + flat(judging)) == list(range(41))
+    assert flat(split(numbers(41, [32]))[1]) == flat(judging)
+    assert flat(split(numbers(41, [7, 20]))[1]) == flat(judging)
+    assert flat(split(numbers(41, [32]), seed=1)[1]) != flat(judging)
+
+
+def test_a_fixed_batch_size_is_kept_and_the_remainder_left_out() -> None:
+    learning, judging = split(numbers(35, []), fixed=4)
+    assert {len(part["image"]) for part in learning + judging} == {4}
+    assert (len(learning), len(judging)) == (4, 4)
+
+
+def test_a_batch_whose_arrays_do_not_count_the_same_is_one_example() -> None:
+    learning, judging = split([{"a": np.zeros(3), "b": np.zeros(2)}] * 8)
+    assert (len(learning), len(judging)) == (4, 4)
+    assert {len(part["a"]) for part in learning + judging} == {3}
