@@ -103,7 +103,7 @@ def unmeasured(result: dict[str, Any], workspace: Path) -> dict[str, Any]:
             cell[name] = cell[name] is not None
         if audit := cell.get("audit"):
             audit["conversion_ms"] = audit["conversion_ms"] is not None
-            for row in audit["nodes"]:
+            for row in audit["rows"]:
                 row["milliseconds"] = row["milliseconds"] is not None
     return found
 
