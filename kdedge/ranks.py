@@ -104,8 +104,7 @@ def serve() -> Any:
             _meet()
     except KeyboardInterrupt:
         sys.exit(2)  # the first process says so
-    except Exception:
-        # Raised again, after the first process, which met it too, has told it.
+    except Exception:  # whatever it is, it is raised again, after the first process, which met it too, has told it
         time.sleep(_GRACE)
         raise
 

@@ -19,7 +19,7 @@ LEVELS: list[set[str]] = [
     {"intervals", "ranks"},
     {"artifact"},
     {"trained", "measured"},
-    {"devices", "source", "record", "eviction"},
+    {"devices", "source", "record", "eviction", "recipe_values"},
     {"recipe", "targets", "workspace"},
     {"recipe_file", "starter", "costs"},
     {"data"},

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from kdedge.checks import check_recipe, teachers_of
-from kdedge.recipe import PATH_MODELS, PATH_READERS, Recipe
+from kdedge.recipe import Recipe
 from kdedge.recipe_file import load_recipe
+from kdedge.recipe_values import PATH_MODELS, PATH_READERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

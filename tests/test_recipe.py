@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kdedge import recipe as recipe_module
-from kdedge.recipe import ModelSection, NormalizeSection, Recipe, Section, TeacherSection, TrainSection
+from kdedge.recipe import ModelSection, NormalizeSection, Recipe, TeacherSection, TrainSection
+from kdedge.recipe_values import Section
 
 
 def recipe(**changes: Any) -> Recipe:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from kdedge.data.npy import map_npy
+from kdedge.data.npy import UNREADABLE, map_npy
 from kdedge.errors import DataError
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
 _KINDS = {"f": "floats", "i": "whole numbers", "u": "whole numbers", "b": "booleans"}
 
 
@@ -130,7 +128,7 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Array]:
                 with archive.open(member) as source, copy.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
                 arrays[member.removesuffix(".npy")] = map_npy(copy)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read (arrays of Python objects are refused): {error}") from error
     return arrays
 
@@ -225,7 +223,7 @@ class _Files:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (*_UNREADABLE, AttributeError, TypeError) as error:
+        except (*UNREADABLE, AttributeError, TypeError) as error:
             raise DataError(f"{path} is not an .npz file that can be read (arrays of Python objects are refused): {error}") from error
         arrays = _by_input(arrays, self._inputs, str(path))
         for each in self._inputs:

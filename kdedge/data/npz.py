@@ -6,7 +6,6 @@ Unlabelled images are `x_unlabelled`, or `x_train` where there is none.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from kdedge.data import UNLABELLED
 from kdedge.data.arrays import save_arrays
+from kdedge.data.npy import UNREADABLE
 from kdedge.data.reading import NumberedIds, ReadSplit, numbered_classes, same_classes
 from kdedge.errors import DataError
 
@@ -76,7 +76,7 @@ def _load(path: Path, needed: tuple[str, ...], optional: str = "", instead: str 
         for key in (*needed, *([optional] if optional in archive.files else [])):
             try:
                 found[key] = archive[key]
-            except (OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            except UNREADABLE as error:
                 raise DataError(f"{path}: `{key}` cannot be read (arrays of Python objects are refused): {error}") from error
     return found
 

@@ -16,7 +16,8 @@ from kdedge.models.signature import Signature, check_arguments, listed, nearest,
 from kdedge.models.spec import LOGITS, ModelSpec, inputs_of
 from kdedge.models.tokens import vocabulary_size
 from kdedge.models.transformers_config import check_classes, read_folder
-from kdedge.recipe import MODEL_FORMS, ModelSection, NormalizeSection, TeacherSection
+from kdedge.recipe import ModelSection, NormalizeSection, TeacherSection
+from kdedge.recipe_values import MODEL_FORMS
 
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
 
