@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,10 @@ import numpy.typing as npt
 from quantization_models import data_root, load, prepare
 
 from kdedge.exporters.quantize.calibrate import observe
+from kdedge.exporters.quantize.recover import batches_of
 from kdedge.intervals import median_estimate
 from kdedge.recipe import QuantizeSection
+from kdedge.runtimes.memory import peak_memory_bytes
 from kdedge.runtimes.onnxruntime import import_runtime
 
 ort = import_runtime()  # without its telemetry
@@ -37,7 +38,7 @@ ort = import_runtime()  # without its telemetry
 MODELS = ("resnet20", "resnet56", "efficientnet-lite0")
 BATCH = 32
 
-Batches = list[dict[str, npt.NDArray[Any]]]
+Batches = Sequence[dict[str, npt.NDArray[Any]]]
 
 
 def main() -> None:
@@ -70,17 +71,21 @@ def compare(name: str, state: Path, repeats: int) -> dict[str, Any]:
     print(
         f"{name:18} {found['examples']} examples: pass {found['pass_seconds']:.2f} s, collection {found['collection_seconds']:.2f} s of CPU; "
         f"ratio {ratio} (wall {wall}; to reach: 2); "
-        f"peak {found['peak_memory_mb']:.0f} MB (a pass: {found['pass_peak_memory_mb']:.0f}; to reach: 1000)",
+        f"peak {_megabytes(found['peak_memory_mb'])} (a pass: {_megabytes(found['pass_peak_memory_mb'])}; to reach: 1000 MB)",
         flush=True,
     )
     return found
+
+
+def _megabytes(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f} MB"
 
 
 def measure(part: str, model: Path, examples: Path, repeats: int) -> dict[str, Any]:
     """What a child process finds out."""
     arrays = load(examples)
     count = len(next(iter(arrays.values())))
-    batches: Batches = [{name: array[start : start + BATCH] for name, array in arrays.items()} for start in range(0, count, BATCH)]
+    batches = batches_of(arrays, BATCH)
     if part == "memory":
         collect(model, batches)
         return {"peak_memory_mb": _peak()}
@@ -127,8 +132,9 @@ def _seconds(work: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+def _peak() -> float | None:
+    peak = peak_memory_bytes()
+    return None if peak is None else peak / 1e6
 
 
 if __name__ == "__main__":

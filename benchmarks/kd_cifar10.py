@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from result_page import processor, write_between
 
 from kdedge import progress
 from kdedge.artifact import ImportPath, PreparedData
@@ -43,7 +44,7 @@ from kdedge.training import obtain_teacher, train_student
 from kdedge.workspace import StageEvent, Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, BEGIN, END = ROOT / "docs" / "kd_cifar10.md", "<!-- kd_cifar10: begin -->", "<!-- kd_cifar10: end -->"
+PAGE = ROOT / "docs" / "kd_cifar10.md"
 SEEDS, EPOCHS, TEST_IMAGES_OF_A_SMOKE_RUN = 3, 15, 1000
 ALONE, STANDARDIZED, TUNED = "no-teacher", "kd-standardized", "tuned"
 STAGES = ("layer1", "layer2", "layer3")
@@ -182,7 +183,7 @@ def one_run(arm: str, seed: int, recipe: Recipe, workspace: Workspace) -> Finish
     cost = cost_of(workspace, arm, [course])
     workspace.save()
     (scored,) = found.arms[0].seeds
-    machine = f"{_processor()}, {os.cpu_count()} cores, torch {version_of('torch')}"
+    machine = f"{processor()}, {os.cpu_count()} cores, torch {version_of('torch')}"
     return Finished(arm, seed, _setting(recipe), found.examples, scored.epochs, cost.seconds[0], cost.teacher_seconds, machine)
 
 
@@ -206,12 +207,6 @@ def _tuned(named: Path | None, usual: Path) -> dict[str, Losses]:
 def _event(event: StageEvent) -> None:
     if not event.cached:
         print(f"  {event.name}: {event.seconds:.1f} s", file=sys.stderr)
-
-
-def _processor() -> str:
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
 
 
 # ---- the log ---------------------------------------------------------------------------------------------------------------
@@ -260,7 +255,7 @@ def show(arms: Mapping[str, Losses], recipes: Mapping[str, Recipe], runs: Sequen
     elif not whole:
         print(f"\nAll {total} runs of this setting are there; docs/kd_cifar10.md holds {SEEDS} seeds of {EPOCHS} epochs on all images only.")
     else:
-        write_page([*lines, "", about])
+        write_between(PAGE, "kd_cifar10", [*lines, "", about])
     figures = {arm: _as_json(arm, there) for arm in there if there[arm]}
     setting = {"seeds": arguments.seeds, "epochs": arguments.epochs, "limit": arguments.limit}
     print(json.dumps({"benchmark": "kd_cifar10", "runs": done, "of": total, **setting, "arms": figures}))
@@ -337,17 +332,6 @@ def _about(there: Mapping[str, Mapping[int, Finished]], arguments: argparse.Name
 
 def _written(losses: Losses) -> str:
     return "`" + json.dumps(list(losses)).replace('"', "").removeprefix("[").removesuffix("]") + "`"
-
-
-def write_page(lines: Sequence[str]) -> None:
-    """Put the table between its markers in the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise SystemExit(f"{PAGE} has lost its markers {BEGIN} and {END}; the table is printed above")
-    PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-    print(f"\nwritten into {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

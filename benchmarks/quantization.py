@@ -21,10 +21,12 @@ from typing import Any
 
 from quantization_contest import CONTESTS, Settings, contest
 from quantization_models import data_root
-from quantization_table import about, as_json, rows, write_page
+from quantization_table import about, as_json, rows
+from result_page import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
-SMOKE = Settings(calibration=32, test=128, pairs=2)
+PAGE = ROOT / "docs" / "quantization_benchmark.md"
+SMOKE = Settings(calibration=32, test=128, pairs=2, steps=5)
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
         "--distill", action="store_true", help="with the arm that is trained by quantization-aware distillation (minutes to an hour a model)"
     )
     parser.add_argument("--pairs", type=int, default=16, help="pairs of launches; 0: no latency")
-    parser.add_argument("--smoke", action="store_true", help="few examples and launches: shows that it works, and writes no page")
+    parser.add_argument("--smoke", action="store_true", help="few examples, launches and steps: shows that it works, and writes no page")
     parser.add_argument("--state", type=Path, help="where finished parts are kept; default: benchmarks/quantization in the data folder")
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python")
     arguments = parser.parse_args()
@@ -46,10 +48,10 @@ def main() -> None:
     for name in arguments.only or CONTESTS:
         print(f"== {name}", flush=True)
         folder = state / ("smoke" if arguments.smoke else "") / name
-        found[name] = contest(name, folder, state, arguments.peers_python, settings, arguments.distill)
+        found[name] = contest(name, folder, state, arguments.peers_python.absolute(), settings, arguments.distill)
         print("\n".join(rows({name: found[name]})), flush=True)
     if len(found) == len(CONTESTS) and not arguments.smoke and arguments.pairs:
-        write_page([*rows(found), "", about(found)])
+        write_between(PAGE, "quantization", [*rows(found), "", about(found)])
     print(json.dumps({"benchmark": "quantization", "models": {name: as_json(result) for name, result in found.items()}}))
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantization_measure import Scores, classifier_scores, embedding_scores, paired_launches, run_all
+from quantization_measure import Scores, classifier_scores, embedding_scores, paired_launches, run_all, weights_of
 from quantization_models import Array, Subject, prepare
 
-from kdedge.source import closure_of
+from kdedge.source import closure_of, version_of
 
 HERE = Path(__file__).resolve().parent
 STATIC = ("onnxruntime-minmax", "onnxruntime-entropy", "onnxruntime-percentile")
@@ -28,11 +28,12 @@ MEMORY_GB = 12.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How many examples and pairs of launches, where not all."""
+    """How many examples, pairs of launches and steps of distillation (None: all that there are, and as `quantization_kdedge.py` has it)."""
 
     calibration: int | None = None
     test: int | None = None
     pairs: int = 16
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def contest(name: str, folder: Path, cache: Path, peers_python: Path, settings: 
         out, found.made[peer] = _theirs(peer, peers_python, subject, kept)
         files[peer] = {runtime: out for runtime, peers in rules.peers.items() if peer in peers}
     for arm in (OURS, DISTILLED) if rules.distilled else (OURS,):
-        paths, made = _ours(arm, subject, kept, tuple(rules.peers), arm == OURS or distill)
+        paths, made = _ours(arm, subject, kept, tuple(rules.peers), arm == OURS or distill, settings.steps)
         if made is not None:
             files[arm], found.made[arm] = paths, made
     for runtime in rules.peers:
@@ -89,29 +90,37 @@ def _theirs(peer: str, python: Path, subject: Subject, kept: Kept) -> tuple[Path
     out = subject.folder / f"{peer}.{'xml' if peer in NNCF else 'onnx'}"
     program = HERE / "quantization_peers.py"
     command = [str(python), str(program), peer, str(subject.fixed), str(subject.calibration), str(out), "--memory", str(MEMORY_GB)]
-    key: list[Path | str] = ["peer", peer, program, subject.fixed, subject.calibration]
-    return out, kept.json(key, [out], lambda: _child(command))
+    installed = sorted(path.name for path in python.parents[1].glob("lib/*/site-packages/*.dist-info"))
+    key: list[Path | str] = ["peer", peer, program, *installed, subject.fixed, subject.calibration]
+    return out, kept.json(key, [out, *weights_of(out)], lambda: _child(command, subject.folder))
 
 
-def _ours(arm: str, subject: Subject, kept: Kept, runtimes: tuple[str, ...], make: bool) -> tuple[dict[str, Path], dict[str, Any] | None]:
-    out, program = subject.folder / arm.replace(" ", "-"), HERE / "quantization_kdedge.py"
+def _ours(
+    arm: str, subject: Subject, kept: Kept, runtimes: tuple[str, ...], make: bool, steps: int | None
+) -> tuple[dict[str, Path], dict[str, Any] | None]:
+    options = [word for runtime in runtimes for word in ("--runtime", runtime)]
+    if arm == DISTILLED:
+        options += ["--distill", *(() if steps is None else ("--steps", str(steps)))]
+    code = closure_of("quantization_kdedge")
+    tools = [f"{tool} {version_of(tool)}" for tool in code.tools]
+    key: list[Path | str] = ["kdedge", *options, code.digest, *tools, subject.float, subject.calibration]
+    out = subject.folder / kept.place(key, "").name  # a training that was stopped is not taken up by other code
     paths = {runtime: out / ("openvino.xml" if runtime == "openvino" else f"{runtime}.onnx") for runtime in runtimes}
-    options = [word for runtime in runtimes for word in ("--runtime", runtime)] + (["--distill"] if arm == DISTILLED else [])
-    command = [sys.executable, str(program), subject.name, str(subject.folder), str(out), *options]
-    key: list[Path | str] = ["kdedge", arm, closure_of("quantization_kdedge").digest, subject.float, subject.calibration]
     if not make and not kept.place(key, ".json").is_file():
         return paths, None
-    made = kept.json(key, list(paths.values()), lambda: _child(command))
+    command = [sys.executable, str(HERE / "quantization_kdedge.py"), subject.name, str(subject.folder), str(out), *options]
+    files = [file for path in paths.values() for file in (path, *weights_of(path))]
+    made = kept.json(key, files, lambda: _child(command, subject.folder))
     if "failed" in made:
         raise SystemExit(f"kdedge cannot quantize {subject.name}: {made['failed']}")
     return paths, made
 
 
-def _child(command: list[str]) -> dict[str, Any]:
-    """What a quantizer's process says of itself in its last line, or why it failed."""
+def _child(command: list[str], folder: Path) -> dict[str, Any]:
+    """What a quantizer's process says of itself in its last line, or why it failed. It runs in `folder`: some leave files where they are started."""
     print(f"  {' '.join(Path(part).name for part in command[1:4])}", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     lines = (ended.stdout if ended.returncode == 0 else ended.stderr).strip().splitlines()
     if ended.returncode != 0:
         return {"failed": lines[-1][:300] if lines else f"exit code {ended.returncode}"}
@@ -139,28 +148,27 @@ def _judge(found: Found, runtime: str, files: Mapping[str, Path], subject: Subje
     if not peers:
         return
     found.best[runtime] = best = min(peers, key=lambda who: float(scores[who].distance.mean()))
-    launches = found.launches.setdefault(runtime, {})
-    for who, theirs in ((OURS, best), (DISTILLED, best), ("float", best)):
-        ours = subject.fixed if who == "float" else files.get(who)
-        if ours is None or pairs < 1:
-            continue
-        count = min(pairs, 4) if who == "float" else pairs
-        launches[who] = kept.pairs(["launches", runtime, ours, files[theirs]], count, ours, files[theirs], runtime, subject.test)
+    launches, theirs = found.launches.setdefault(runtime, {}), files[best]
+    for who in (OURS, DISTILLED, "float") if pairs > 0 else ():
+        if who in scores:  # it ran
+            ours = subject.fixed if who == "float" else files[who]
+            key: list[Path | str] = ["launches", *_said(runtime), ours, *weights_of(ours), theirs, *weights_of(theirs)]
+            launches[who] = kept.pairs(key, min(pairs, 4) if who == "float" else pairs, ours, theirs, runtime, subject.test)
 
 
 def _outputs(runtime: str, path: Path, subject: Subject, kept: Kept) -> tuple[Array, dict[str, int]]:
-    stored = kept.place(["outputs", runtime, path, _weights_of(path), subject.test], ".npy")
+    stored = kept.place(["outputs", *_said(runtime), path, *weights_of(path), subject.test], ".npy")
     facts = stored.with_suffix(".json")
     if not facts.is_file():
         print(f"  {path.parent.name}/{path.name} on {runtime}", flush=True)
         ran = run_all(path, runtime, subject.test)
         np.save(stored, ran.output)
-        facts.write_text(json.dumps(ran.executed))
+        _write(facts, ran.executed)
     return np.load(stored, allow_pickle=False), json.loads(facts.read_text())
 
 
-def _weights_of(path: Path) -> Path | str:
-    return path.with_suffix(".bin") if path.suffix == ".xml" else ""
+def _said(runtime: str) -> tuple[str, str]:
+    return runtime, version_of(runtime)
 
 
 # ---- finished parts --------------------------------------------------------------------------------------------------------
@@ -175,18 +183,18 @@ class Kept:
 
     def place(self, key: list[Path | str], suffix: str) -> Path:
         """Where a part with this key lies, or will lie."""
-        said = [hashlib.sha256(part.read_bytes()).hexdigest() if isinstance(part, Path) else part for part in key]
+        said = [_sha256(part) if isinstance(part, Path) else part for part in key]
         return self.folder / f"{key[0]}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}{suffix}"
 
     def json(self, key: list[Path | str], outputs: list[Path], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Figures that stand in JSON; made again where they, or the files that belong to them, are missing."""
+        """Figures that stand in JSON; made again where they, or the files that belong to them, are missing or are of another run."""
         path = self.place(key, ".json")
         if path.is_file():
             value: dict[str, Any] = json.loads(path.read_text())
-            if "failed" in value or all(output.is_file() for output in outputs):
+            if "failed" in value or value.get("sha256") == [_sha256(output) for output in outputs if output.is_file()]:
                 return value
         value = make()
-        _write(path, value)
+        _write(path, value if "failed" in value else {**value, "sha256": [_sha256(output) for output in outputs]})
         return value
 
     def pairs(self, key: list[Path | str], count: int, ours: Path, theirs: Path, runtime: str, inputs: Path) -> list[tuple[float, float]]:
@@ -198,6 +206,10 @@ class Kept:
             there += paired_launches(ours, theirs, runtime, inputs, min(4, count - len(there)))
             _write(path, there)
         return [(pair[0], pair[1]) for pair in there[:count]]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(path: Path, value: Any) -> None:

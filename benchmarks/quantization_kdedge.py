@@ -1,9 +1,10 @@
 """kdedge's side of `quantization.py`, in a process of its own, so that its memory can be read as the peers' is.
 
-Run: python benchmarks/quantization_kdedge.py MODEL FOLDER OUT [--runtime NAME ...] [--plain | --distill] [--steps N]
+Run: python benchmarks/quantization_kdedge.py MODEL FOLDER OUT [--runtime NAME ...] [--plain] [--distill [--steps N]]
 
 FOLDER holds what `quantization_models.py` writes. Writes OUT/onnxruntime.onnx and OUT/openvino.xml, and prints one line of JSON: seconds and peak
 memory of the range collection, the seconds of a plain float pass over the same examples in the same batches, and what each recovery step brought.
+A step, and the distillation, is in the files only where it was kept, as in a recipe.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from kdedge.recipe import QuantizeSection
 from kdedge.runtimes.memory import peak_memory_bytes
 
 RECOVER = ("equalization", "adaptive_rounding", "bias_correction")
-#: Steps and rate of the distillation: about ten minutes a dialect for the smaller network on a quiet core.
-AWARE = {"steps": 1500, "lr": 3e-4, "batch_size": 64}
+#: Steps of the distillation; all else is as a recipe has it that says no more.
+STEPS = 1500
 DIALECTS: dict[str, Dialect] = {"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO}
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--runtime", action="append", choices=DIALECTS, help="default: all")
     parser.add_argument("--plain", action="store_true", help="ranges by the least squared error, no recovery")
     parser.add_argument("--distill", action="store_true", help="quantization-aware distillation from the float model, on the training images")
-    parser.add_argument("--steps", type=int, default=AWARE["steps"])
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the distillation")
     arguments = parser.parse_args()
     subject = Subject(arguments.model, arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -67,10 +68,10 @@ def _dynamic(subject: Subject, out: Path) -> dict[str, Any]:
     model, feeds = load_model(subject.fixed), load(subject.calibration)
     lengths = feeds["attention_mask"].sum(axis=1)
     sizes = channel_sizes(model, ({name: feeds[name][row : row + 1, :length] for name in feeds} for row, length in enumerate(lengths)))
-    peak = peak_memory_bytes()
+    peak = _peak_memory_mb()
     quantized = quantize_dynamically(model, channels=sizes)
     save_model(quantized.model, out / "onnxruntime.onnx")
-    return {"seconds": time.monotonic() - begin, "peak_memory_mb": None if peak is None else peak / (1 << 20), "notes": list(quantized.notes)}
+    return {"seconds": time.monotonic() - begin, "peak_memory_mb": peak, "notes": list(quantized.notes)}
 
 
 def _static(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def _static(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     settings = QuantizeSection.model_validate({} if arguments.plain else {"observer": "best", "recover": RECOVER})
     feeds = load(subject.calibration)
     table = observe(subject.float, batches_of(feeds), settings)
-    collected, peak = time.monotonic() - begin, peak_memory_bytes()
-    report: dict[str, Any] = {"collection_seconds": collected, "peak_memory_mb": None if peak is None else peak / (1 << 20), "steps": {}, "notes": {}}
+    collected, peak = time.monotonic() - begin, _peak_memory_mb()
+    report: dict[str, Any] = {"collection_seconds": collected, "peak_memory_mb": peak, "steps": {}, "notes": {}}
     for runtime in arguments.runtime or DIALECTS:
         dialect = DIALECTS[runtime]
         found = recover_graph(subject.float, table, batches_of(feeds), settings, dialect, arguments.out)
@@ -91,9 +92,14 @@ def _static(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         report["notes"][runtime] = _write(subject, ranges, weights, dialect, arguments.out / f"{runtime}.onnx")
         if runtime == "openvino":
             write_ir(arguments.out / "openvino.onnx", arguments.out / "openvino.xml", half=False, properties={})
-    report["seconds"], report["whole_peak_memory_mb"] = time.monotonic() - begin, (peak_memory_bytes() or 0) / (1 << 20)
+    report["seconds"], report["whole_peak_memory_mb"] = time.monotonic() - begin, _peak_memory_mb()
     report["float_pass_seconds"] = _float_pass(subject.float, feeds)
     return report
+
+
+def _peak_memory_mb() -> float | None:
+    peak = peak_memory_bytes()
+    return None if peak is None else peak / (1 << 20)
 
 
 def _write(subject: Subject, table: Any, weights: Any, dialect: Dialect, out: Path) -> list[str]:
@@ -114,7 +120,7 @@ def _distilled(subject: Subject, table: Any, weights: Any, dialect: Dialect, hel
 
     with np.load(data_root() / "cifar10.npz", allow_pickle=False) as arrays:
         images = arrays["x_train"][len(held["image"]) :]
-    section = AwareSection.model_validate({**AWARE, "steps": steps})
+    section = AwareSection(steps=steps)
 
     def batches(first: int) -> Iterator[Arrays]:
         for step in range(first, steps):
@@ -122,7 +128,7 @@ def _distilled(subject: Subject, table: Any, weights: Any, dialect: Dialect, hel
 
     folder.mkdir(exist_ok=True)
     learned = learn(subject.float, table, dialect, batches, batches_of(held, 128), section, weights=weights, folder=folder, what=subject.name)
-    return learned.table, learned.tensors, learned.step
+    return (learned.table, learned.tensors, learned.step) if learned.step.kept else (table, weights, learned.step)
 
 
 def augmented(images: npt.NDArray[np.uint8], size: int, step: int) -> npt.NDArray[np.float32]:

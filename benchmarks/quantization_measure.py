@@ -17,7 +17,7 @@ from kdedge.devices.jobs import run_job
 from kdedge.estimate import Estimate
 from kdedge.fidelity.agreement import top1_agreement
 from kdedge.fidelity.divergence import decibels, kl_divergence, powers
-from kdedge.intervals import function_of_means, mean_estimate, median_interval
+from kdedge.intervals import function_of_means, mean_estimate, median_estimate
 from kdedge.runtimes.job import Job, LaunchRule, Result
 
 OPTIONS: Mapping[str, dict[str, Any]] = {
@@ -73,8 +73,13 @@ def _saved(arrays: Mapping[str, Array], folder: Path) -> dict[str, str]:
     return {name: str(folder / f"{name}.npy") for name in arrays}
 
 
+def weights_of(path: Path) -> tuple[Path, ...]:
+    """The file of weights beside OpenVINO's `.xml`; an ONNX file holds its own."""
+    return (path.with_suffix(".bin"),) if path.suffix == ".xml" else ()
+
+
 def _files(path: Path) -> list[str]:
-    return [str(path), *([str(path.with_suffix(".bin"))] if path.suffix == ".xml" else [])]
+    return [str(path), *map(str, weights_of(path))]
 
 
 def _run(job: Job, folder: Path) -> Result:
@@ -148,9 +153,7 @@ def _launch(path: Path, runtime: str, bucket: dict[str, str], folder: Path) -> f
 
 def latency_ratio(pairs: Sequence[Sequence[float]]) -> Estimate:
     """The median over pairs of our latency by theirs, with the interval of order statistics; none below six pairs."""
-    ratios = [ours / theirs for ours, theirs in pairs]
-    low, high = median_interval(ratios) or (None, None)
-    return Estimate("latency_ratio", float(np.median(ratios)), low, high, len(ratios), "")
+    return median_estimate("latency_ratio", [ours / theirs for ours, theirs in pairs], "")
 
 
 def regressed(found: Estimate) -> bool:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from kdedge.artifact import Dimension, FloatGraph, ImageEncoder, ImportPath, ModelFiles, TensorSpec, TextEncoder
 from kdedge.data.encode import encode_images
+from kdedge.source import closure_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIBRATION = {"resnet20": 512, "resnet56": 512, "efficientnet-lite0": 200, "all-MiniLM-L6-v2": 128}
@@ -65,14 +66,19 @@ class Subject:
         return self.folder / "test.npz"
 
 
+def data_places() -> list[Path]:
+    """Where data may lie: KDEDGE_DATA alone where it is set."""
+    named = os.environ.get("KDEDGE_DATA")
+    return [Path(named)] if named else [ROOT / "data", ROOT.parent / "shared" / "data"]
+
+
 def data_root() -> Path:
     """The folder of docs/data.md.
 
     Raises:
         SystemExit: there is none.
     """
-    named = os.environ.get("KDEDGE_DATA")
-    places = [Path(named)] if named else [ROOT / "data", ROOT.parent / "shared" / "data"]
+    places = data_places()
     for place in places:
         if (place / "cifar10.npz").is_file() and (place / "teachers" / "cifar10_resnet56" / "model.safetensors").is_file():
             return place.resolve()
@@ -80,16 +86,19 @@ def data_root() -> Path:
 
 
 def prepare(name: str, folder: Path, cache: Path, calibration: int | None = None, test: int | None = None) -> Subject:
-    """Write the files of one model into `folder`, unless they are there. `cache` holds packages; `calibration`, `test`: examples at most."""
-    subject = Subject(name, folder)
-    if subject.test.is_file():
+    """Write the files of one model into `folder`, unless this code has done so. `cache` holds packages; `calibration`, `test`: examples at most."""
+    subject, mark = Subject(name, folder), folder / "made_from.json"
+    made_from = json.dumps([closure_of("quantization_models").digest, calibration, test])
+    if mark.is_file() and mark.read_text() == made_from:
         return subject
     folder.mkdir(parents=True, exist_ok=True)
+    mark.unlink(missing_ok=True)
     graph, learned, judged = MODELS[name](data_root(), folder, cache)
     graph.path.replace(subject.float)
     _fix_batch(subject.float, subject.fixed, graph)
-    _save(subject.calibration, {key: array[:calibration] for key, array in learned.items()})
-    _save(subject.test, {key: array[:test] for key, array in judged.items()})
+    save(subject.calibration, {key: array[:calibration] for key, array in learned.items()})
+    save(subject.test, {key: array[:test] for key, array in judged.items()})
+    mark.write_text(made_from)
     return subject
 
 
@@ -99,7 +108,8 @@ def load(path: Path) -> dict[str, Array]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _save(path: Path, arrays: Mapping[str, Array]) -> None:
+def save(path: Path, arrays: Mapping[str, Array]) -> None:
+    """What `load` reads."""
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     partial.replace(path)

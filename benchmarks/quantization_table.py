@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantization_contest import DISTILLED, OURS, Found
 from quantization_measure import latency_ratio, ratio, regressed
+from result_page import processor
 
 from kdedge.estimate import Estimate
 from kdedge.intervals import mean_estimate, median_estimate
 from kdedge.source import version_of
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE, BEGIN, END = ROOT / "docs" / "quantization_benchmark.md", "<!-- quantization: begin -->", "<!-- quantization: end -->"
 HEAD = (
     "| model, runtime | quantizer | KL, or 1 - cosine, to float | agreement | ms | against the best peer | layers in int8 | seconds | MB |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -120,9 +117,6 @@ def as_json(result: Found) -> dict[str, Any]:
     }
 
 
-# ---- the page --------------------------------------------------------------------------------------------------------------
-
-
 def about(found: Mapping[str, Found]) -> str:
     """Where and on what the figures were taken."""
     examples = ", ".join(f"{result.examples:,} for {name}" for name, result in found.items())
@@ -130,27 +124,6 @@ def about(found: Mapping[str, Found]) -> str:
     return (
         f"Test examples: {examples}. Brackets are 95 % intervals: bootstrap over examples (ratios: over the same resampled ones), order statistics "
         "over pairs of launches. Seconds: making the files of one runtime (kdedge: of both). MB: the largest resident size of the process (kdedge: "
-        f"until its ranges are collected). `slower`: the whole interval lies beyond 1.02. One thread on {_processor()}, {versions}."
+        "until its ranges are collected). `slower`: the whole interval lies beyond 1.02. "
+        f"One thread on {processor()}, {os.cpu_count()} cores; {versions}."
     )
-
-
-def _processor() -> str:
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.is_file() else []
-    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
-    return f"{found}, {os.cpu_count()} cores"
-
-
-def write_page(lines: Sequence[str]) -> None:
-    """Put the table between its markers in the page.
-
-    Raises:
-        SystemExit: the page has lost them.
-    """
-    text = PAGE.read_text(encoding="utf-8")
-    before, opened, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not opened or not closed:
-        raise SystemExit(f"{PAGE} has lost its markers {BEGIN} and {END}; the table is printed above")
-    PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-    print(f"written into {PAGE.relative_to(ROOT)}")

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from kdedge.artifact import AskedNode, Dimension, TensorSpec
@@ -108,10 +109,28 @@ def _precision(node: ir.Node) -> str:
         return "int8"
     if node.op_type == "MatMulNBits":
         return _PRECISION.get(_type_of(node.inputs[0]).upper(), "other")
-    operands = [node.inputs[0], node.inputs[SECOND.get(node.op_type, 1)]]
-    if all(_held_as(value) in ("int8", "uint8") for value in operands):
+    place = SECOND.get(node.op_type, 1)
+    operands = (node.inputs[0], *node.inputs[place : place + 1])  # an Einsum may have one
+    if all(_held_as(value) in ("int8", "uint8") and not _has_channel_scales(value) for value in operands):
         return "int8"
     return _PRECISION.get(_type_of(node.inputs[0]).upper(), "other")
+
+
+def _has_channel_scales(value: ir.Value | None) -> bool:
+    """Whether an activation was unpacked with a scale a channel, as the rows of an embedding are: no product of integers has such an operand,
+    whose scales differ along the sum."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or _is_weight(producer.inputs[0]):
+        return False
+    scale = constant(producer.inputs[1])
+    return scale is None or scale.size > 1
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    """Whether integers are a constant, or one that is quantized in the graph (TensorRT's weights)."""
+    producer = None if value is None else value.producer()
+    quantized = producer is not None and producer.op_type == "QuantizeLinear"
+    return constant(producer.inputs[0] if producer is not None and quantized else value) is not None
 
 
 def _behind(value: ir.Value) -> tuple[str, str]:
@@ -129,8 +148,8 @@ def _behind(value: ir.Value) -> tuple[str, str]:
 
 def _zero_at_the_end(quantize: ir.Node) -> bool:
     """Whether zero is the smallest value that the quantized type holds, so that a ReLU changes nothing."""
-    zero = constant(quantize.inputs[2]) if len(quantize.inputs) > 2 and quantize.inputs[2] is not None else None
-    kind = _type_of(quantize.outputs[0])
+    given = len(quantize.inputs) > 2 and quantize.inputs[2] is not None
+    zero, kind = constant(quantize.inputs[2]) if given else np.zeros(1), _type_of(quantize.outputs[0])
     return zero is not None and kind in ("int8", "uint8") and bool((zero == (-128 if kind == "int8" else 0)).all())
 
 
@@ -159,7 +178,7 @@ def multiplications(node: ir.Node) -> int | None:
         return None if output is None or second is None else math.prod(output) * math.prod(second[1:])
     if node.op_type == "ConvTranspose":
         return None if first is None or second is None else math.prod(first) * math.prod(second[1:])
-    summed = None if first is None else first[0 if _flag(node, "transA") else -1]
+    summed = None if first is None else first[-2 if _flag(node, "transA") else -1]
     return None if output is None or summed is None else math.prod(output) * summed
 
 

@@ -44,9 +44,10 @@ class _Recorder(torch.fx.Interpreter):
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
         operator = str(getattr(n.target, "__name__", "")).split(".")[0]
-        if n.op == "call_function" and operator in (*_CONVOLUTIONS, *_PRODUCTS, *_UNCOUNTED) and isinstance(result, torch.Tensor):
+        if n.op == "call_function" and operator in (*_CONVOLUTIONS, *_PRODUCTS, *_UNCOUNTED):
             operands, _ = self.fetch_args_kwargs_from_env(n)
-            self.found.append(AskedNode(n.name, operator, _PRECISION.get(operands[0].dtype, "other"), _macs(operator, operands, result), (n.name,)))
+            made = result if isinstance(result, torch.Tensor) else result[0]  # an LSTM gives its states as well
+            self.found.append(AskedNode(n.name, operator, _PRECISION.get(made.dtype, "other"), _macs(operator, operands, made), (n.name,)))
         return result
 
 

@@ -6,14 +6,14 @@ A linear layer x W + b with constant W becomes
     y = Cast(MatMulInteger(q, Wq, z)) * (s * Sw) + b   Wq int8, symmetric, one scale Sw an output channel
 
 which ONNX Runtime fuses into one kernel. Large embedding tables become int8 with a scale a column. What multiplies two activations
-(attention) stays float. Because ranges are measured over the whole input tensor, an example's output depends slightly on its batch.
-Where the sizes of channels are known, those of each activation are made alike first (`smoothing.py`): its few large ones no longer coarsen the rest.
+(attention) stays float. 8 bits can saturate the 16-bit sums of x86 machines older than VNNI. Because ranges are measured over the whole input
+tensor, an example's output depends slightly on its batch. Where the sizes of channels are known, those of each activation are made alike first
+(`smoothing.py`): its few large ones no longer coarsen the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,30 +21,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from kdedge.errors import ExportError
+from kdedge.exporters.integer_weights import Quantized, add_constant, quantize_symmetric
 from kdedge.exporters.model_file import constant, infer_shapes, tidy
 from kdedge.exporters.quantize.keep_float import kept_float
 from kdedge.exporters.smoothing import Channels, linear_layers, matrix_of, smooth
 
-#: Symmetric weights use -127..127. 8 bits can saturate the 16-bit sums of x86 machines older than VNNI.
-LARGEST_INTEGER = 127
 #: Smaller tables are not worth an extra node.
 SMALLEST_TABLE = 1024
 
 BATCH_NOTE = "activation ranges are measured over each call's whole batch: an example's outputs depend slightly on what it is batched with"
 
-Float32 = npt.NDArray[np.float32]
 
-
-@dataclass(frozen=True)
-class DynamicallyQuantized:
-    """The rewritten graph, the nodes that now compute with integer weights, and what a person should know."""
-
-    model: ir.Model
-    nodes: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def quantize_dynamically(model: ir.Model, keep_float: Iterable[str] = (), channels: Mapping[str, Channels] | None = None) -> DynamicallyQuantized:
+def quantize_dynamically(model: ir.Model, keep_float: Iterable[str] = (), channels: Mapping[str, Channels] | None = None) -> Quantized:
     """A copy of `model` with integer weights in each linear layer and large embedding table, but those that `keep_float` names (`*` fits all).
 
     `channels`: sizes of the channels of activations by name, as `smoothing.channel_sizes` measures them.
@@ -74,7 +62,7 @@ def quantize_dynamically(model: ir.Model, keep_float: Iterable[str] = (), channe
     notes += odd
     notes += [f"the channels of {len(alike)} activations were made alike before they are quantized"] if alike else []
     notes += [f"`{node.name}` ({node.op_type}) stays float: kept float by `keep_float`" for node in copy.graph if _is_kept(node, kept)]
-    return DynamicallyQuantized(infer_shapes(tidy(copy)), tuple(done), tuple(notes))
+    return Quantized(infer_shapes(tidy(copy)), tuple(done), tuple(notes))
 
 
 def _odd(node: ir.Node) -> list[str]:
@@ -108,7 +96,10 @@ class _Rewriter:
         activation, scale, zero = self._quantize_activation(node)
         weights, weight_scales = self._quantize_weights(node)
         product = self._node(
-            node, "MatMulInteger", [activation, weights, zero, self._constant(f"{name}/weight_zero", np.zeros((), np.int8))], f"{name}/integer"
+            node,
+            "MatMulInteger",
+            [activation, weights, zero, self._constant(f"{name}/weight_zero", np.zeros((), np.int8))],
+            f"{name}/integer",
         )
         real = self._node(node, "Cast", [product], f"{name}/real", {"to": int(ir.DataType.FLOAT)})
         both = self._node(node, "Mul", [scale, weight_scales], f"{name}/scale")
@@ -133,10 +124,13 @@ class _Rewriter:
             or indices.shape is None
         ):
             return False
-        integers, scales = quantize_columns(held)
+        integers, scales = quantize_symmetric(held, 1)
         name = str(node.name)
         rows = self._node(node, "Gather", [self._constant(f"{name}/table_int8", integers), indices], f"{name}/rows", {"axis": 0})
-        held_scales, zeros = self._constant(f"{name}/table_scale", scales), self._constant(f"{name}/table_zero", np.zeros(len(scales), np.int8))
+        held_scales, zeros = (
+            self._constant(f"{name}/table_scale", scales),
+            self._constant(f"{name}/table_zero", np.zeros(len(scales), np.int8)),
+        )
         result = self._node(node, "DequantizeLinear", [rows, held_scales, zeros], f"{name}/real", {"axis": indices.shape.rank()})
         self._replace(node, result)
         return True
@@ -159,8 +153,11 @@ class _Rewriter:
         turned = "transB" in node.attributes and node.attributes["transB"].as_int() == 1
         key = (node.inputs[1], turned)
         if key not in self.weights:
-            integers, scales = quantize_columns(np.ascontiguousarray(matrix_of(node)))
-            self.weights[key] = self._constant(f"{node.name}/weight_int8", integers), self._constant(f"{node.name}/weight_scale", scales)
+            integers, scales = quantize_symmetric(matrix_of(node), 1)
+            self.weights[key] = (
+                self._constant(f"{node.name}/weight_int8", integers),
+                self._constant(f"{node.name}/weight_scale", scales),
+            )
         return self.weights[key]
 
     def _node(self, before: ir.Node, operator: str, inputs: list[ir.Value], name: str, attributes: dict[str, Any] | None = None) -> ir.Value:
@@ -171,9 +168,7 @@ class _Rewriter:
         return output
 
     def _constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        value = ir.val(name, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=name))
-        self.graph.register_initializer(value)
-        return value
+        return add_constant(self.graph, name, array)
 
     def _replace(self, node: ir.Node, result: ir.Value) -> None:
         old = node.outputs[0]
@@ -181,12 +176,3 @@ class _Rewriter:
         old.replace_all_uses_with(result, replace_graph_outputs=is_output)
         self.graph.remove(node, safe=True)
         result.name, result.shape, result.type = name, old.shape, old.type
-
-
-def quantize_columns(matrix: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
-    """Symmetric int8 with one scale a column of [n, m]: integers [n, m] and scales [m], max|w| / 127; a column of zeros has the scale 1."""
-    largest = np.abs(matrix).max(axis=0)
-    scales = np.where(largest > 0, largest / LARGEST_INTEGER, 1).astype(np.float32)
-    # A denormal column would give a scale of zero and integers that overflow.
-    scales = np.maximum(scales, np.finfo(np.float32).tiny)
-    return np.clip(np.rint(matrix / scales), -LARGEST_INTEGER, LARGEST_INTEGER).astype(np.int8), scales

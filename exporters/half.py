@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from kdedge.errors import ExportError
 from kdedge.exporters.equivalence import Feed, run
-from kdedge.exporters.model_file import constant, infer_shapes, opset_of, tidy
+from kdedge.exporters.model_file import constant, infer_shapes, opset_of, tidy, to_bytes
 
 #: Sums over many values, squares and exponentials: what overflows (above 65504) or loses small addends first.
 SENSITIVE = frozenset(
@@ -79,8 +79,9 @@ def largest_values(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
     )
     names = [str(value.name) for value in copy.graph.outputs if value.dtype == _FLOAT]
     largest: dict[str, float] = {}
-    for found in run(copy, feeds, names) if feeds else ():
-        for name, array in found.items():
+    data = to_bytes(copy) if feeds else b""
+    for feed in feeds:  # one at a time: each result is all activations of a batch
+        for name, array in run(data, [feed], names)[0].items():
             sizes = np.abs(array[np.abs(array) < INFINITE])
             largest[name] = max(largest.get(name, 0.0), float(sizes.max(initial=0.0)))
     return largest

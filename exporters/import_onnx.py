@@ -20,7 +20,7 @@ from kdedge.errors import ExportError
 from kdedge.exporters.equivalence import TOLERANCE, difference, run
 from kdedge.exporters.examples import Feed, example_feeds, sizes_to_check
 from kdedge.exporters.float_graph import count_parameters, simplify, write_float_graph
-from kdedge.exporters.model_file import constant, infer_shapes, load_model, opset_of, tidy
+from kdedge.exporters.model_file import constant, drop_weights_from_inputs, infer_shapes, load_model, opset_of, tidy
 from kdedge.exporters.naming import ensure_names, strip
 from kdedge.exporters.opset import raise_opset
 
@@ -48,7 +48,7 @@ def import_onnx(student: ModelFiles, data: PreparedData | None, path: Path) -> F
     name = student.onnx.name
     original = load_model(student.onnx)
     _check_valid(original, name)
-    _drop_weights_from_inputs(original)
+    drop_weights_from_inputs(original)
     _check_float(original, name)
     _check_interface(original, student, name)
     inputs = tuple(_with_batch(spec) for spec in student.inputs)
@@ -82,12 +82,6 @@ def _check_valid(model: ir.Model, name: str) -> None:
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"`{name}` is not a valid ONNX graph: {str(error).strip().splitlines()[0]}") from error
-
-
-def _drop_weights_from_inputs(model: ir.Model) -> None:
-    """Up to IR version 3 a file lists its initializers as inputs too, where they read as values that each call may replace."""
-    model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
-    model.ir_version = max(model.ir_version, 4)
 
 
 def _check_float(model: ir.Model, name: str) -> None:

@@ -98,6 +98,12 @@ def constant(value: ir.Value | None) -> Any:
     return None if tensor is None else tensor.numpy()
 
 
+def drop_weights_from_inputs(model: ir.Model) -> None:
+    """Up to IR version 3 a file lists its initializers as inputs too, where they read as values that each call may replace."""
+    model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
+    model.ir_version = max(model.ir_version, 4)
+
+
 def tidy(model: ir.Model) -> ir.Model:
     """Constants as initializers, nothing unused, nodes in order. Changes the model and returns it."""
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

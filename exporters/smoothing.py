@@ -26,8 +26,10 @@ import onnx_ir as ir
 
 from kdedge.artifact import ChannelSizes, FloatGraph, PreparedData
 from kdedge.errors import ExportError
-from kdedge.exporters.model_file import constant, infer_shapes, load_model, tidy, to_bytes
-from kdedge.runtimes.onnxruntime import import_runtime, said_by
+from kdedge.exporters.equivalence import GraphRunError, open_graph
+from kdedge.exporters.integer_weights import LARGEST_INTEGER, add_constant
+from kdedge.exporters.model_file import constant, infer_shapes, load_model, tidy
+from kdedge.runtimes.onnxruntime import said_by
 
 TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 
@@ -91,7 +93,7 @@ def channel_sizes(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> di
     calls = 0
     for batch in batches:
         # Asked for nothing, ONNX Runtime gives everything.
-        found = {**batch, **(dict(zip(fetched, session.run(fetched, dict(batch)), strict=True)) if fetched else {})}
+        found = {**batch, **(_run(session, fetched, batch) if fetched else {})}
         for name in names:
             if not np.isfinite(found[name]).all():
                 raise ExportError(f"`{name}` is not finite on a calibration example: its channels cannot be measured")
@@ -109,14 +111,17 @@ def _sizes(array: Array) -> tuple[Float64, Float64, Float64]:
 
 
 def _open(model: ir.Model) -> Any:
-    runtime = import_runtime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1  # the same bytes on every machine of a kind
-    options.log_severity_level = 4
     try:
-        return runtime.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's classes all come straight from Exception
-        raise ExportError(f"the float graph cannot be opened to measure its channels: {said_by(error)}") from error
+        return open_graph(model)
+    except GraphRunError as error:
+        raise ExportError(f"the float graph cannot be opened to measure its channels: {error}") from error
+
+
+def _run(session: Any, names: Sequence[str], batch: Mapping[str, Array]) -> dict[str, Array]:
+    try:
+        return dict(zip(names, session.run(names, dict(batch)), strict=True))
+    except Exception as error:  # as above
+        raise ExportError(f"the float graph fails on a calibration example, and its channels cannot be measured: {said_by(error)}") from error
 
 
 def _batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]]:
@@ -125,8 +130,13 @@ def _batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]
 
     examples = open_examples(data.splits["train"])
     indices = np.asarray(data.calibration, np.int64)
-    for start in range(0, len(indices), BATCH):
-        yield encode(model.encoder, examples.raw(indices[start : start + BATCH]))
+    first = model.inputs[0].shape[0]
+    size = first if isinstance(first, int) else BATCH
+    for start in range(0, len(indices), size):
+        chosen = indices[start : start + size]
+        # A graph of one batch size gets its last example again until the batch is full.
+        filled = np.pad(chosen, (0, size - len(chosen)), mode="edge") if isinstance(first, int) else chosen
+        yield encode(model.encoder, examples.raw(filled))
 
 
 # ---- smoothing -------------------------------------------------------------------------------------------------------------
@@ -191,12 +201,12 @@ def predicted_error(channels: Channels, weights: Float64, factors: Float64) -> f
     scaled = weights * factors[:, None]
     span = max((channels.high / factors).max(), 0) - min((channels.low / factors).min(), 0)
     activation = span**2 / (12 * 255**2) * np.square(scaled).sum()
-    weight = (channels.square / factors**2).sum() * np.square(np.abs(scaled).max(axis=0) / 127).sum() / 12
+    weight = (channels.square / factors**2).sum() * np.square(np.abs(scaled).max(axis=0) / LARGEST_INTEGER).sum() / 12
     return float(activation + weight)
 
 
 def _scale(graph: ir.Graph, value: ir.Value, layers: list[ir.Node], factors: Float64) -> None:
-    inverse = _constant(graph, f"{value.name}/smooth_factor", (1 / factors).astype(np.float32))
+    inverse = add_constant(graph, f"{value.name}/smooth_factor", (1 / factors).astype(np.float32))
     divide = ir.node("Mul", [value, inverse], num_outputs=1, name=f"{value.name}/smooth")
     smoothed = divide.outputs[0]
     smoothed.name, smoothed.shape, smoothed.type = f"{value.name}/smoothed", value.shape, value.type
@@ -204,14 +214,7 @@ def _scale(graph: ir.Graph, value: ir.Value, layers: list[ir.Node], factors: Flo
     for node in layers:
         matrix = (matrix_of(node) * factors[:, None]).astype(np.float32)
         node.replace_input_with(0, smoothed)
-        node.replace_input_with(1, _constant(graph, f"{node.name}/smooth_weight", matrix.T if _flag(node, "transB") else matrix))
-
-
-def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    held = np.ascontiguousarray(array)
-    value = ir.val(name, ir.DataType.FLOAT, held.shape, const_value=ir.tensor(held, name=name))
-    graph.register_initializer(value)
-    return value
+        node.replace_input_with(1, add_constant(graph, f"{node.name}/smooth_weight", matrix.T if _flag(node, "transB") else matrix))
 
 
 def _flag(node: ir.Node, name: str) -> bool:

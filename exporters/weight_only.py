@@ -11,34 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from kdedge.errors import ExportError
+from kdedge.exporters.integer_weights import Quantized, add_constant, quantize_symmetric
 from kdedge.exporters.model_file import constant, infer_shapes, opset_of, tidy
 from kdedge.exporters.quantize.keep_float import kept_float
 
-#: Symmetric weights use -127..127, so that a scale means the same above and below zero.
-LARGEST_INTEGER = 127
 #: Fewer weights cost more as scales, names and a node than they save.
 SMALLEST = 256
 #: `DequantizeLinear` has one scale a channel from this opset on.
 AXIS_OPSET = 13
 NOTE = "weights are int8 in the file and float when they are used: the file shrinks, the time does not"
-
-Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class WeightsQuantized:
-    """The rewritten graph, the nodes whose weights are integers now, and what a person should know."""
-
-    model: ir.Model
-    nodes: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ class _Use:
     axis: int
 
 
-def quantize_weights(model: ir.Model, keep_float: Iterable[str] = (), *, packed_tables: bool = True) -> WeightsQuantized:
+def quantize_weights(model: ir.Model, keep_float: Iterable[str] = (), *, packed_tables: bool = True) -> Quantized:
     """A copy of `model` with int8 weights in each Conv, ConvTranspose, Gemm, MatMul and embedding, but those that `keep_float` names.
 
     `packed_tables`: rows are picked from an embedding's integers; else its whole table is unpacked in front of it, like any weight.
@@ -82,7 +68,7 @@ def quantize_weights(model: ir.Model, keep_float: Iterable[str] = (), *, packed_
     if not done:
         left = "; ".join(notes[1:]) or "no node of it has constant weights"
         raise ExportError(f"int8-weights finds no weights to quantize in this graph: {left}")
-    return WeightsQuantized(infer_shapes(tidy(copy)), tuple(done), tuple(notes))
+    return Quantized(infer_shapes(tidy(copy)), tuple(done), tuple(notes))
 
 
 def _weight_of(node: ir.Node) -> _Use | None:
@@ -127,7 +113,7 @@ def _quantize(graph: ir.Graph, weight: ir.Value, readers: list[_Use], packed_tab
     axis = (layers or readers)[0].axis
     integers, scales = quantize_symmetric(constant(weight), axis)
     name = str(weight.name)
-    packed, scale = _constant(graph, f"{name}/int8", integers), _constant(graph, f"{name}/scale", scales)
+    packed, scale = add_constant(graph, f"{name}/int8", integers), add_constant(graph, f"{name}/scale", scales)
     if packed_tables and not layers and all(_picks_rows(use.node) for use in readers):
         for use in readers:
             _unpack_rows(graph, use.node, packed, scale)
@@ -172,22 +158,5 @@ def _insert(graph: ir.Graph, before: ir.Node, operator: str, inputs: list[ir.Val
     return made
 
 
-def _constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    value = ir.val(name, ir.DataType.from_numpy(array.dtype), array.shape, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    return value
-
-
 def _position(graph: ir.Graph, node: ir.Node) -> int:
     return next(place for place, each in enumerate(graph) if each is node)
-
-
-def quantize_symmetric(weight: Float32, axis: int) -> tuple[npt.NDArray[np.int8], Float32]:
-    """Symmetric int8 with one scale for each slice along `axis`: max|w| / 127, and 1 for a slice of zeros. Returns integers and scales [channels]."""
-    others = tuple(place for place in range(weight.ndim) if place != axis)
-    largest = np.abs(weight).max(axis=others)
-    # A denormal slice would give a scale of zero and integers that overflow.
-    scales = np.maximum(np.where(largest > 0, largest / LARGEST_INTEGER, 1), np.finfo(np.float32).tiny).astype(np.float32)
-    shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
-    integers = np.clip(np.rint(weight / scales.reshape(shape)), -LARGEST_INTEGER, LARGEST_INTEGER)
-    return integers.astype(np.int8), scales

@@ -6,14 +6,12 @@ Each target ships its best passing artifact; the run fails where a target that r
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Literal
 
+from kdedge.conditions import COMPARISONS, NATS, SHARES, TIMES, nearest, read_condition
 from kdedge.errors import RecipeError
 from kdedge.estimate import FRACTION, Estimate
 from kdedge.measured import Cell
@@ -24,9 +22,7 @@ RuleOutcome = Literal["pass", "fail", "inconclusive", "not-counted"]
 
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 
-_TIMES = {"s": "1000", "ms": "1", "us": "0.001", "µs": "0.001"}
 _SIZES = {"B": "1", "KB": "1e3", "kB": "1e3", "MB": "1e6", "GB": "1e9", "KiB": "1024", "MiB": "1048576", "GiB": "1073741824"}
-_SHARES = {"": "1", "%": "0.01"}
 
 
 @dataclass(frozen=True)
@@ -52,19 +48,19 @@ def _peak_memory(cell: Cell) -> float | None:
     return None if cell.latency.peak_memory_mb is None else cell.latency.peak_memory_mb * 1e6
 
 
-_METRIC = Figure("", _SHARES, _fidelity("metric"))
+_METRIC = Figure("", SHARES, _fidelity("metric"))
 
 FIGURES: dict[str, Figure] = {
     "metric": _METRIC,
-    "agreement_student": Figure(FRACTION, _SHARES, _fidelity("agreement_student")),
-    "agreement_teacher": Figure(FRACTION, _SHARES, _fidelity("agreement_teacher")),
-    "kl_student": Figure("nats", {"": "1", "nats": "1"}, _fidelity("kl_student")),
-    "kl_teacher": Figure("nats", {"": "1", "nats": "1"}, _fidelity("kl_teacher")),
+    "agreement_student": Figure(FRACTION, SHARES, _fidelity("agreement_student")),
+    "agreement_teacher": Figure(FRACTION, SHARES, _fidelity("agreement_teacher")),
+    "kl_student": Figure("nats", NATS, _fidelity("kl_student")),
+    "kl_teacher": Figure("nats", NATS, _fidelity("kl_teacher")),
     "sqnr_db": Figure("dB", {"": "1", "dB": "1"}, _fidelity("sqnr_db")),
     "largest_error": Figure("", {"": "1"}, lambda cell: cell.fidelity.largest_error),
-    "integer_share": Figure(FRACTION, _SHARES, lambda cell: cell.fidelity.audit.integer_share if cell.fidelity.audit else None),
-    "latency_median": Figure("ms", _TIMES, _latency("latency_median"), of_device=True),
-    "latency_p90": Figure("ms", _TIMES, _latency("latency_p90"), of_device=True),
+    "integer_share": Figure(FRACTION, SHARES, lambda cell: cell.fidelity.audit.integer_share if cell.fidelity.audit else None),
+    "latency_median": Figure("ms", TIMES, _latency("latency_median"), of_device=True),
+    "latency_p90": Figure("ms", TIMES, _latency("latency_p90"), of_device=True),
     "size": Figure("B", _SIZES, lambda cell: float(cell.artifact.size_bytes)),
     "peak_memory": Figure("B", _SIZES, _peak_memory, of_device=True),
 }
@@ -101,9 +97,6 @@ class Policy:
         return _METRIC if key == self.metric else FIGURES[key]
 
 
-_RULE = re.compile(r"\s*(>=|<=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
-
-
 def parse_policy(gate: Mapping[str, str | Sequence[str]], metric: str = "accuracy") -> Policy:
     """Read the recipe's `gate`: figure -> rule, and `require: all` or target names.
 
@@ -125,25 +118,10 @@ def parse_policy(gate: Mapping[str, str | Sequence[str]], metric: str = "accurac
 def _parse_rule(key: str, text: Any, metric: str) -> Rule:
     allowed = (metric, *FIGURES)
     if key not in allowed:
-        raise RecipeError(f"gate.{key}: there is no such figure{_nearest(key, allowed)} (allowed: {', '.join(allowed)}, require)")
+        raise RecipeError(f"gate.{key}: there is no such figure{nearest(key, allowed)} (allowed: {', '.join(allowed)}, require)")
     figure = _METRIC if key == metric else FIGURES[key]
-    units = ", ".join(f"`{unit}`" if unit else "none" for unit in figure.units)
-    example = next(unit for unit in figure.units)
-    match = _RULE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise RecipeError(
-            f"gate.{key}: `{text}` is no rule: write one of >=, >, <=, <, a number and a unit ({units}), e.g. `<= 2 {example}`".rstrip()
-        )
-    operator, number, unit = match.groups()
-    if unit not in figure.units:
-        found = f"`{unit}` is not a unit of it" if unit else "the unit is missing"
-        raise RecipeError(f"gate.{key}: `{text}`: {found}{_nearest(unit, figure.units)} (allowed: {units})")
-    limit = float(Decimal(number) * Decimal(figure.units[unit]))  # in decimal: 99.1 % is 0.991 and nothing else
-    if not math.isfinite(limit):
-        raise RecipeError(f"gate.{key}: `{text}`: the number is too large")
-    if figure.unit == FRACTION and not 0 <= limit <= 1:
-        raise RecipeError(f"gate.{key}: `{text}`: this is a share between 0 and 1; write it as 0.98 or as 98 %")
-    return Rule(key, operator, limit, " ".join(text.split()))
+    found = read_condition(f"gate.{key}", text, figure.units, share=figure.unit == FRACTION)
+    return Rule(key, found.operator, found.limit, found.text)
 
 
 def _parse_require(value: Any) -> Literal["all"] | tuple[str, ...]:
@@ -154,13 +132,8 @@ def _parse_require(value: Any) -> Literal["all"] | tuple[str, ...]:
         return "all"
     for name in names:
         if name not in TARGETS:
-            raise RecipeError(f"gate.require: there is no target `{name}`{_nearest(name, TARGETS)} (allowed: all, or some of {', '.join(TARGETS)})")
+            raise RecipeError(f"gate.require: there is no target `{name}`{nearest(name, TARGETS)} (allowed: all, or some of {', '.join(TARGETS)})")
     return tuple(names)
-
-
-def _nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 # ---- the verdict -----------------------------------------------------------------------------------------------------------
@@ -268,7 +241,7 @@ def _judge_rule(rule: Rule, figure: Figure, cell: Cell) -> RuleVerdict:
             return RuleVerdict(rule, "inconclusive", f"{rule.key} {shown}: without an interval `{rule.text}` can be neither confirmed nor refuted")
     else:
         shown, limits = _plain(found, figure.unit), (found, found)
-    right = [_holds(end, rule.operator, rule.limit) for end in limits]
+    right = [COMPARISONS[rule.operator](end, rule.limit) for end in limits]
     if all(right):
         return RuleVerdict(rule, "pass", f"{rule.key} {shown} meets `{rule.text}`")
     if not any(right):
@@ -276,10 +249,6 @@ def _judge_rule(rule: Rule, figure: Figure, cell: Cell) -> RuleVerdict:
         scale = " (a share: write 0.9 or 90 %)" if isinstance(found, Estimate) and found.unit == FRACTION and abs(rule.limit) > 1 else ""
         return RuleVerdict(rule, "fail", f"{rule.key} {shown} breaks `{rule.text}`{scale}")
     return RuleVerdict(rule, "inconclusive", f"{rule.key} {shown}: the limit of `{rule.text}` lies within the interval")
-
-
-def _holds(value: float, operator: str, limit: float) -> bool:
-    return {">=": value >= limit, ">": value > limit, "<=": value <= limit, "<": value < limit}[operator]
 
 
 def _plain(value: float, unit: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -151,6 +151,14 @@ class Cell:
     fidelity: Fidelity
     latency: Latency
     proxy: bool = False
+
+    @property
+    def audit(self) -> Audit | None:
+        """What ran as it was asked; without any time where the device is a proxy."""
+        found = self.fidelity.audit
+        if found is None or not self.proxy:
+            return found
+        return replace(found, rows=tuple(replace(row, milliseconds=None) for row in found.rows), conversion_ms=None)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ Array = npt.NDArray[Any]
 
 SIGNED = {"session.qdqisint8allowed": "1"}  # what makes x86 run signed activations as Arm does
 # Operators that compute nothing: they move, convert or describe data.
-MOVING_WORDS = (
-    "Transpose Reshape Flatten Slice Pad Concat Split Squeeze Unsqueeze Gather Identity ReorderInput ReorderOutput QuantizeLinear DequantizeLinear"
+MOVES = frozenset(
+    {
+        *("Transpose", "Reshape", "Flatten", "Slice", "Pad", "Concat", "Split", "Squeeze", "Unsqueeze", "Gather", "Identity"),
+        *("ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear"),
+    }
 )
-MOVES = frozenset(MOVING_WORDS.split())
 INTEGER_PREFIXES = ("QLinear", "QGemm", "Nhwc")
 
 

@@ -163,6 +163,6 @@ def images(path: Path, count: int = 24, seed: int = 0) -> Path:
     return path
 
 
-def rows(path: Path, count: int = 24, width: int = 32, **names: Any) -> Path:
+def rows(path: Path, count: int = 24, width: int = 32) -> Path:
     np.savez(path, x=np.random.default_rng(0).normal(0, 1, (count, width)).astype(np.float32))
     return path

@@ -12,6 +12,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from kdedge.artifact import ImportPath
+from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.lower import LoweredReport, lower
@@ -142,6 +144,13 @@ def at_opset(path: Path, opset: int) -> Path:
 # ---- what tests do with them -----------------------------------------------------------------------------------------------
 
 
+def dialect(name: str) -> Dialect:
+    """A dialect by its name."""
+    found = ImportPath(DIALECTS[name]).load()
+    assert isinstance(found, Dialect)
+    return found
+
+
 def images(count: int, channels: int = 3, size: int = 16, seed: int = 1) -> Array:
     return np.random.default_rng(seed).random((count, channels, size, size), dtype=np.float32)
 
@@ -152,11 +161,11 @@ def calibrated(model: Path, inputs: Array | None = None, observer: str = "minmax
     return observe(model, [{"image": examples}], QuantizeSection.model_validate({"observer": observer, "keep_float": keep_float}))
 
 
-def lowered(model: Path, dialect: Dialect, table: RangeTable | None = None) -> tuple[Path, LoweredReport]:
+def lowered(model: Path, target: Dialect, table: RangeTable | None = None) -> tuple[Path, LoweredReport]:
     ranges = model.with_suffix(".json")
     write_table(calibrated(model) if table is None else table, ranges)
-    out = model.with_name(f"{model.stem}.{dialect.name}.onnx")
-    return out, lower(model, ranges, dialect, out)
+    out = model.with_name(f"{model.stem}.{target.name}.onnx")
+    return out, lower(model, ranges, target, out)
 
 
 def run(model: Path, inputs: Array, entries: Mapping[str, str] | None = None) -> Array:
@@ -193,6 +202,11 @@ def _options(entries: Mapping[str, str] | None = None) -> Any:
 def sqnr(reference: Array, found: Array) -> float:
     """Signal to quantization noise ratio in dB."""
     return float(10 * np.log10(np.square(reference).sum() / np.square(reference - found).sum()))
+
+
+def constants(model: Path) -> dict[str, Array]:
+    """The initializers of a file by name."""
+    return {held.name: numpy_helper.to_array(held) for held in onnx.load(model).graph.initializer}
 
 
 def readers(model: Path) -> dict[str, list[str]]:

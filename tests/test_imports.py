@@ -16,7 +16,7 @@ PACKAGE = ROOT / "kdedge"
 LEVELS: list[set[str]] = [
     {"runtimes"},
     {"estimate", "errors", "progress"},
-    {"intervals", "ranks"},
+    {"intervals", "ranks", "conditions"},
     {"artifact"},
     {"trained", "measured"},
     {"devices", "source", "record", "eviction", "recipe_values"},

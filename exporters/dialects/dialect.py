@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdedge.exporters.quantize.ranges import Weight
 
 Float32 = npt.NDArray[np.float32]
-Where = Literal["inputs", "outputs", "around", "shortcut", "products", "everything"]
+Where = Literal["inputs", "outputs", "around", "shortcut", "everything"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,6 @@ def shortcut_of_residual_add() -> Place:
     """The side of a residual addition that bypasses the convolution. The convolution's own side stays as it is, so that convolution, addition
     and activation become one kernel."""
     return Place("shortcut", frozenset({"Add"}))
-
-
-def products_of(*operators: str) -> Place:
-    """Both inputs of a product of two activations (the two in an attention), where the runtime multiplies them faster as integers."""
-    return Place("products", frozenset(operators))
 
 
 def everything() -> Place:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ SUM_OF_PROBABILITIES = 1e-3
 class OutputDistance:
     """One output. `sqnr`: total power of the original's values to that of the error, dB. `agreement`: share of rows with the same largest entry,
     `kl`: KL(original || quantized) of a row in nats; both for distributions along the last axis, and for logits [N, C]. `equal`: share of equal
-    elements, for outputs of whole numbers or booleans. None where it does not apply."""
+    elements, for outputs of whole numbers or booleans. None where it does not apply. `reshaped`: calls on which a size of it, which depends on values
+    (how many objects are found), was another than the original's; nothing is measured of it then."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class OutputDistance:
     agreement: Estimate | None = None
     kl: Estimate | None = None
     equal: Estimate | None = None
+    reshaped: int = 0
 
     @property
     def figures(self) -> dict[str, Estimate]:
@@ -78,7 +80,7 @@ def measure(original: Path, quantized: Path, feeds: Iterable[Feed], as_written: 
     """The distance of each output of `quantized` from the original's, over some calls.
 
     Raises:
-        ExportError: a file does not run, or an output has another shape than the original's, or is not finite where that is.
+        ExportError: a file does not run, or an output has another number of axes than the original's, or is not finite where that is.
     """
     want_of, got_of = Runner(original), Runner(quantized, as_written)
     gathered = {name: _Gathered(name) for name in want_of.outputs}
@@ -100,15 +102,19 @@ class _Gathered:
     same: int = 0
     elements: int = 0
     equal: int = 0
+    reshaped: int = 0
     numbers: bool = True
 
     def add(self, want: Any, got: Any) -> None:
         if not isinstance(want, np.ndarray) or want.dtype.kind not in "fiub":
             self.numbers = False  # a sequence, a map, strings: of the runtime's own operators
             return
-        if got.shape != want.shape:
+        if got.ndim != want.ndim:
             raise ExportError(f"output `{self.name}` has the shape {list(got.shape)}, that of the original is {list(want.shape)}")
         self.shape = want.shape
+        if got.shape != want.shape:
+            self.reshaped += 1
+            return
         if want.dtype.kind != "f":
             self.elements += want.size
             self.equal += int((want == got).sum())
@@ -123,8 +129,8 @@ class _Gathered:
             self.same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
 
     def finish(self) -> OutputDistance:
-        if not self.numbers:
-            return OutputDistance(self.name, self.shape)
+        if not self.numbers or self.reshaped:
+            return OutputDistance(self.name, self.shape, reshaped=self.reshaped)
         if self.elements:
             return OutputDistance(self.name, self.shape, equal=proportion("equal", self.equal, self.elements))
         sqnr = function_of_means("sqnr", np.asarray(self.powers), decibels, "dB") if self.powers else None
@@ -143,8 +149,3 @@ def _as_logits(want: Array, got: Array) -> tuple[Array, Array] | None:
         smallest = np.finfo(np.float32).tiny
         return np.log(np.maximum(rows[0], smallest)), np.log(np.maximum(rows[1], smallest))
     return rows if want.ndim == 2 else None
-
-
-def feeds_of(calls: Any, places: Sequence[int]) -> Iterable[Feed]:
-    """The calls at some places, one by one."""
-    return (calls.feed(place) for place in places)

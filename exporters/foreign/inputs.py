@@ -28,6 +28,9 @@ from kdedge.errors import DataError
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 
+#: Examples that are kept from calibration, to compare on.
+MOST_HELD_BACK = 64
+
 _KINDS = {"f": "floats", "i": "whole numbers", "u": "whole numbers", "b": "booleans"}
 
 
@@ -67,10 +70,12 @@ def inputs_of(model: ir.Model, title: str) -> tuple[Input, ...]:
     for value in model.graph.inputs:
         if value.is_initializer():
             continue
-        if value.dtype is None or not isinstance(value.type, ir.TensorType) or value.dtype.numpy().kind not in _KINDS:
-            raise DataError(f"`{title}`: input `{value.name}` is {value.type}; calibration examples are tensors of numbers or booleans")
+        dtype = None if value.dtype in (None, ir.DataType.UNDEFINED) else value.dtype.numpy()
+        if dtype is None or not isinstance(value.type, ir.TensorType) or dtype.kind not in _KINDS:
+            said = value.type or "of no known type"
+            raise DataError(f"`{title}`: input `{value.name}` is {said}; calibration examples are tensors of numbers or booleans")
         shape = None if value.shape is None else tuple(size if isinstance(size, int) else str(size.value or "") for size in value.shape)
-        found.append(Input(str(value.name), value.dtype.numpy(), shape))
+        found.append(Input(str(value.name), dtype, shape))
     if not found:
         raise DataError(f"`{title}` has no inputs: its outputs never change, and there is nothing to calibrate")
     return tuple(found)
@@ -140,11 +145,9 @@ class _Stacked:
         self._arrays = _by_input(arrays, inputs, where)
         self._whole = {each.name: _is_whole(self._arrays[each.name], each, where) for each in inputs}
         for each in inputs:
-            array = self._arrays[each.name]
+            array, wanted = self._arrays[each.name], each.shape or ()
             _check_dtype(array, each, where)
-            _check_sizes(
-                array.shape[1:], each.shape if self._whole[each.name] else None if each.shape is None else each.shape[1:], array, each, where
-            )
+            _check_sizes(array.shape[1:], wanted if self._whole[each.name] else wanted[1:], array, each, where)
         self._inputs, self._where = {each.name: each for each in inputs}, where
         self._rows = _rows_of_a_call(inputs, self._whole, where)
         self._calls = self._count()
@@ -177,15 +180,17 @@ class _Stacked:
 
 def _is_whole(array: Array, each: Input, where: str) -> bool:
     """Whether axis 0 counts calls, in front of what one call gets."""
-    if each.shape is None or array.ndim == len(each.shape) + 1:
+    if array.ndim > 0 and (each.shape is None or array.ndim == len(each.shape) + 1):
         return True
-    if array.ndim == len(each.shape) and array.ndim > 0:
+    if array.ndim > 0 and each.shape is not None and array.ndim == len(each.shape):
         return False
     raise DataError(f"{where}: `{each.name}` has the shape {list(array.shape)}; the graph takes {each}: {_layouts(each)}")
 
 
 def _layouts(each: Input) -> str:
-    sizes = [str(size) or "?" for size in each.shape or ()]
+    if each.shape is None:
+        return "give [N, ...] for N calls"
+    sizes = [str(size) or "?" for size in each.shape]
     whole = f"[N{''.join(f', {size}' for size in sizes)}] for N calls"
     return f"give [N{''.join(f', {size}' for size in sizes[1:])}] for N examples, or {whole}" if sizes else f"give {whole}"
 
@@ -293,6 +298,3 @@ def held_back(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kept = min(MOST_HELD_BACK, max(1, count // 5))
     apart = {(2 * place + 1) * count // (2 * kept) for place in range(kept)}
     return tuple(place for place in range(count) if place not in apart), tuple(sorted(apart))
-
-
-MOST_HELD_BACK = 64

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from kdedge.exporters.equivalence import run
 from kdedge.exporters.foreign.inputs import Feed
+from kdedge.exporters.foreign.opening import graphs_inside
 from kdedge.exporters.model_file import constant, load_model
-from kdedge.exporters.quantize.lower import LoweredReport
 from kdedge.exporters.quantize.roles import MOVING, WEIGHTED, channel_axis
+from kdedge.exporters.quantize.wiring import attribute
 
 #: Constants of fewer elements are thresholds, masks and the like, not weights.
 SMALLEST_WEIGHT = 1024
-_NOTE = re.compile(r"`(?P<node>.*)` \((?P<operator>\w+)\) stays float: (?P<reason>.*)", re.DOTALL)
 _LOOKS_UP = frozenset({"Gather", "GatherElements", "GatherND"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})  # their weights may be put together by other nodes
 
 
 @dataclass(frozen=True)
 class FloatNode:
-    """A node with weights (or a whole subgraph) that stays float. `weights`: how many numbers it holds."""
+    """A node that stays float and has weights, or might have run on integers. `weights`: how many numbers it holds."""
 
     node: str
     operator: str
     reason: str
     weights: int = 0
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a layer, with weights or as one that may have them, and not something that stands between layers."""
+        return self.weights > 0 or self.operator in WEIGHTED | _RECURRENT
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,9 @@ class Shares:
         return self.integer_operations / self.operations if self.operations else 0.0
 
 
-def left_float(path: Path, report: LoweredReport, known: Mapping[str, str]) -> tuple[tuple[FloatNode, ...], tuple[str, ...]]:
-    """The float nodes of the graph at `path` after the lowering that `report` tells of, in graph order; and the report's other notes.
-    `known`: better reasons than the report's, by node."""
-    reasons, notes = _reasons(report)
-    reasons |= {name: reason for name, reason in known.items() if name in reasons}
+def left_float(path: Path, told: Mapping[str, str], known: Mapping[str, str]) -> tuple[FloatNode, ...]:
+    """The float nodes of the graph at `path` after a lowering, in graph order. `told`: the reasons that it gave, by node; `known`: better ones."""
+    reasons = {name: known.get(name, reason) for name, reason in told.items()}
     model = load_model(path)
     inside = _inside(model)
     found = []
@@ -70,35 +71,21 @@ def left_float(path: Path, report: LoweredReport, known: Mapping[str, str]) -> t
         elif operator in _RECURRENT or (operator not in WEIGHTED and holds):
             what = "a table that is looked up" if operator in _LOOKS_UP else f"no integer kernel for {operator}"
             found.append(FloatNode(name, operator, what, holds))
-    return tuple(found), notes
-
-
-def _reasons(report: LoweredReport) -> tuple[dict[str, str], tuple[str, ...]]:
-    reasons, notes = {}, []
-    for note in report.notes:
-        if match := _NOTE.fullmatch(note):
-            reasons[match["node"]] = match["reason"]
-        else:
-            notes.append(note)
-    return reasons, tuple(notes)
+    return tuple(found)
 
 
 def _inside(model: ir.Model) -> dict[ir.Node, str]:
     """Nodes of subgraphs, with the node of the main graph that they belong to."""
     found: dict[ir.Node, str] = {}
 
-    def walk(graph: Any, owner: str) -> None:
-        for node in graph:
-            if owner:
-                found[node] = owner
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.GRAPH:
-                    walk(attribute.as_graph(), owner or str(node.name))
-                elif attribute.type == ir.AttributeType.GRAPHS:
-                    for one in attribute.as_graphs():
-                        walk(one, owner or str(node.name))
+    def enter(node: ir.Node, owner: str) -> None:
+        for graph in graphs_inside(node):
+            for one in graph:
+                found[one] = owner
+                enter(one, owner)
 
-    walk(model.graph, "")
+    for node in model.graph:
+        enter(node, str(node.name))
     return found
 
 
@@ -121,31 +108,25 @@ def count_shares(path: Path, integers: Collection[str], feed: Feed) -> Shares:
     """
     model = load_model(path)
     nodes = [node for node in model.graph if node.op_type in WEIGHTED and not node.domain]
-    probe = model.clone()
-    probed = [node for node in probe.graph if node.op_type in WEIGHTED and not node.domain]
-    wanted = {str(value.name): value for node in probed for value in (*node.inputs[:2], node.outputs[0]) if value is not None}
-    asked = {name: value for name, value in wanted.items() if value.producer() is not None and constant(value) is None}
-    probe.graph.outputs.extend(value for value in asked.values() if not value.is_graph_output())
-    (results,) = run(probe, [feed], list(asked)) if asked else ({},)
-    shapes = {name: array.shape for name, array in (*results.items(), *feed.items())}
+    touched = {str(value.name): value for node in nodes for value in (*node.inputs[:2], node.outputs[0]) if value is not None}
+    held = {name: array for name, value in touched.items() if (array := constant(value)) is not None}
+    asked = [name for name, value in touched.items() if value.producer() is not None and name not in held]
+    model.graph.outputs.extend(touched[name] for name in asked if not touched[name].is_graph_output())
+    (results,) = run(model, [feed], asked) if asked else ({},)
+    shapes = {name: array.shape for name, array in (*held.items(), *results.items(), *feed.items())}
     operations = integer_operations = weights = integer_weights = 0
     for node in nodes:
-        held = constant(node.inputs[1])
-        size = 0 if held is None else int(held.size)
-        count = _operations(node, shapes, held)
+        size = sum(int(held[str(value.name)].size) for value in node.inputs[:2] if value is not None and str(value.name) in held)
+        count = _operations(node, *(shapes[str(value.name)] for value in (*node.inputs[:2], node.outputs[0])))
         operations, weights = operations + count, weights + size
         if node.name in integers:
             integer_operations, integer_weights = integer_operations + count, integer_weights + size
     return Shares(operations, integer_operations, weights, integer_weights)
 
 
-def _operations(node: ir.Node, shapes: dict[str, tuple[int, ...]], held: Any) -> int:
-    made, read = shapes.get(str(node.outputs[0].name), ()), shapes.get(str(node.inputs[0].name) if node.inputs[0] is not None else "", ())
+def _operations(node: ir.Node, read: tuple[int, ...], weight: tuple[int, ...], made: tuple[int, ...]) -> int:
+    """Multiplications of one node, by the shapes of what it reads, multiplies with, and makes."""
     if node.op_type in ("MatMul", "Gemm"):
-        inner = read[0 if "transA" in node.attributes and node.attributes["transA"].as_int() else -1] if read else 0
-        return int(np.prod(made, dtype=np.int64)) * int(inner)
-    if held is None:
-        return 0
-    elements = made if node.op_type == "Conv" else read
-    channels = held.shape[channel_axis(node, held.ndim)] if node.op_type == "Conv" else held.shape[0]
-    return int(np.prod(elements, dtype=np.int64)) * int(held.size) // max(1, int(channels))
+        return math.prod(made) * read[0 if attribute(node, "transA", 0) else -1]
+    channels = weight[channel_axis(node, len(weight))] if node.op_type == "Conv" else weight[0]
+    return math.prod(made if node.op_type == "Conv" else read) * math.prod(weight) // max(1, channels)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from kdedge.errors import ExportError
-from kdedge.exporters.model_file import LARGEST_BYTES, load_model
+from kdedge.exporters.model_file import LARGEST_BYTES, drop_weights_from_inputs, load_model
 from kdedge.exporters.naming import ensure_names
 from kdedge.exporters.quantize.wiring import QDQ
 
@@ -33,37 +33,57 @@ def open_graph(path: Path) -> ir.Model:
     except ExportError:
         raise
     except Exception as error:  # onnx-ir and protobuf say in many ways that a file is broken inside
-        raise ExportError(f"`{path}` is not an ONNX file that can be read: {str(error).strip().partition(chr(10))[0][:200]}") from error
+        raise ExportError(f"`{path}` is not an ONNX file that can be read: {_first_cause(error)}") from error
     if model.functions:
         InlinePass()(model)
-    model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
-    model.ir_version = max(model.ir_version, 4)  # up to 3 every weight had to be an input
+    drop_weights_from_inputs(model)
     ensure_names(model)
     _name_sizes(model)
     return model
 
 
+def _first_cause(error: BaseException) -> str:
+    """What went wrong below the layers of a library that each say only where they were."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
+
+
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The files of external data that a model names, by name.
+    """The files of external data that a model names, also in graphs inside of its nodes, by name.
 
     Raises:
-        ExportError: it is no ONNX file.
+        ExportError: it is no ONNX file, or is itself larger than 1 GB.
     """
+    if path.is_file() and path.stat().st_size > LARGEST_BYTES:
+        _too_large(path, path.stat().st_size)
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise ExportError(f"`{path}` cannot be read: {error.strerror or error}") from error
     except Exception as error:  # protobuf raises many kinds; all mean the same here
         raise ExportError(f"`{path}` is not an ONNX file: {error}") from error
-    names = {entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    held = [*_tensors(proto.graph), *(tensor for function in proto.functions for node in function.node for tensor in _tensors_of(node))]
+    names = {entry.value for tensor in held for entry in tensor.external_data if entry.key == "location"}
     return tuple(path.parent / name for name in sorted(names) if (path.parent / name).is_file())
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        yield from _tensors_of(node)
+
+
+def _tensors_of(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        yield from (attribute.t, *attribute.tensors)  # an attribute that holds none has an empty one
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors(graph)
 
 
 def _check_size(path: Path) -> None:
     if not path.is_file():
         raise ExportError(f"{path}: there is no such file")
-    if path.stat().st_size > LARGEST_BYTES:
-        _too_large(path, path.stat().st_size)
     total = path.stat().st_size + sum(file.stat().st_size for file in data_files(path))
     if total > LARGEST_BYTES:
         _too_large(path, total)
@@ -106,8 +126,13 @@ def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph and all graphs inside its nodes."""
     yield model.graph
     for node in model.graph.all_nodes():
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield attribute.as_graph()
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                yield from attribute.as_graphs()
+        yield from graphs_inside(node)
+
+
+def graphs_inside(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs that a node runs: branches, the body of a loop."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()

@@ -9,24 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx import version_converter
 
 from kdedge.artifact import CalibratedRanges, ImportPath
 from kdedge.errors import DataError, ExportError
-from kdedge.exporters.equivalence import GraphRunError, difference, run
+from kdedge.exporters.equivalence import TOLERANCE, GraphRunError, difference, run
 from kdedge.exporters.foreign.inputs import Calls, Examples, Feed, batches, held_back, inputs_of, join
 from kdedge.exporters.foreign.opening import integer_operators, open_graph
 from kdedge.exporters.foreign.widen import computes_in_half, widen
 from kdedge.exporters.model_file import content_hash, infer_shapes, opset_of, save_model
 from kdedge.exporters.naming import ensure_names
-from kdedge.exporters.opset import raise_opset
+from kdedge.exporters.opset import within_opsets
 from kdedge.exporters.passes.apply import apply_passes
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.ranges import read_table, write_table
 from kdedge.exporters.quantize.recover import recover_graph
 from kdedge.exporters.quantize.tensors import write_tensors
 from kdedge.exporters.shapes import fix_shapes
-from kdedge.progress import message
 from kdedge.recipe import QuantizeSection
 
 TOOLS = ("onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy")
@@ -61,7 +59,7 @@ class Prepared:
 
 
 def prepare(model: Path, data: Path, dialect: ImportPath, *, folder: Path) -> Prepared:
-    """Stage: write `folder/model.onnx`, the same function as the file `model` on the examples of `data`.
+    """Stage: write to `folder` the same function as the file `model` on the examples of `data`.
 
     Raises:
         ExportError: the file cannot be read or run, or its opset cannot be brought into the dialect's range.
@@ -80,26 +78,29 @@ def prepare(model: Path, data: Path, dialect: ImportPath, *, folder: Path) -> Pr
 def _prepared(graph: ir.Model, title: str, calls: Calls, dialect: ImportPath, opset: int, folder: Path) -> Prepared:
     notes: list[str] = []
     first = calls.feed(0)
-    _run_given(graph, [first], title)
+    alone = _run_given(graph, [first], title)
+    _learn_ranks(graph, first)
     feeds, joined = [first], False
     if calls.joined and len(calls) >= TOGETHER:
-        separate = [calls.feed(place) for place in range(TOGETHER)]
-        joined = _may_be_joined(graph, separate)
+        separate = [first, *(calls.feed(place) for place in range(1, TOGETHER))]
+        alone += _run_given(graph, separate[1:], title)
+        joined = _may_be_joined(graph, separate, alone)
         if joined:
             feeds.append(join(separate))
         else:
-            notes.append("a batch size is baked in although the file says that it may vary: examples are given one by one")
+            notes.append(
+                "examples that are given together do not get the outputs of each alone (a batch size is baked in, say): they are given one by one"
+            )
     _learn_types(graph, first)
     if computes_in_half(graph):
         graph = _widened(graph, title, feeds)
         notes.append("it computes in float16: widened to float32 and quantized from there; inputs and outputs keep their types")
     table = dialect.load()
-    converted = _at_opset(graph, table.minimum_opset, table.maximum_opset, feeds, title)
+    converted = within_opsets(graph, table.minimum_opset, table.maximum_opset, feeds, title, SAME)
     if opset_of(converted) != opset:
         notes.append(f"opset {opset} became {opset_of(converted)}, with the same outputs")
     applied = apply_passes(converted, PASSES, feeds, tolerance=SAME)
     for name, reason in applied.reverted.items():
-        message(f"graph pass `{name}` was reverted: {reason}")
         notes.append(f"graph pass `{name}` was reverted: {reason}")
     ensure_names(applied.model)
     ready = applied.model
@@ -107,9 +108,16 @@ def _prepared(graph: ir.Model, title: str, calls: Calls, dialect: ImportPath, op
         ready, joined = _fixed(ready, sizes, first, title), False
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         notes.append(f"{table.name} wants fixed shapes: {listed}, as one example has them")
-    path = folder / "model.onnx"
+    path = folder / f"{Path(title).stem}.onnx"  # errors name it
     save_model(ready, path)
     return Prepared(path, "", opset, joined, tuple(dict.fromkeys(applied.kept)), tuple(notes))
+
+
+def _learn_ranks(graph: ir.Model, feed: Feed) -> None:
+    """The number of axes of inputs whose file does not say it, which ONNX's check of a graph asks for."""
+    for value in graph.graph.inputs:
+        if value.shape is None:
+            value.shape = ir.Shape([f"{value.name}_{axis}" for axis in range(feed[str(value.name)].ndim)])
 
 
 def _learn_types(graph: ir.Model, feed: Feed) -> None:
@@ -132,23 +140,23 @@ def _learn_types(graph: ir.Model, feed: Feed) -> None:
             value.shape = ir.Shape([None] * array.ndim)
 
 
-def _run_given(graph: ir.Model, feeds: Sequence[Feed], title: str) -> None:
+def _run_given(graph: ir.Model, feeds: Sequence[Feed], title: str) -> list[Feed]:
     try:
-        run(graph, feeds)
+        return run(graph, feeds)
     except GraphRunError as error:
         raise ExportError(f"`{title}` cannot be run by ONNX Runtime on the examples as it was given: {error}") from error
 
 
-def _may_be_joined(graph: ir.Model, separate: Sequence[Feed]) -> bool:
+def _may_be_joined(graph: ir.Model, separate: Sequence[Feed], alone: Sequence[Feed]) -> bool:
     """Whether examples that are given together get the outputs that each gets alone."""
-    alone = run(graph, separate)
     try:
         (together,) = run(graph, [join(separate)])
-    except GraphRunError:
+        if not all(isinstance(output, np.ndarray) for output in together.values()):
+            return False
+        wanted = join(alone)
+    except (GraphRunError, ValueError):  # it takes one at a time; or its outputs have no axis of examples, or sizes that depend on their values
         return False
-    if any(array.ndim == 0 for array in together.values()):
-        return False
-    return difference(together, join(alone))[1] <= 1e-3
+    return difference(together, wanted)[1] <= TOLERANCE
 
 
 def _widened(graph: ir.Model, title: str, feeds: Sequence[Feed]) -> ir.Model:
@@ -159,22 +167,6 @@ def _widened(graph: ir.Model, title: str, feeds: Sequence[Feed]) -> ir.Model:
     if gap > SAME_AS_HALF:
         raise ExportError(f"`{title}`: widening it from float16 to float32 changed the outputs by {gap:.2g} of their scale; give the float32 model")
     return copy
-
-
-def _at_opset(graph: ir.Model, lowest: int, highest: int, feeds: Sequence[Feed], title: str) -> ir.Model:
-    if opset_of(graph) <= highest:
-        return raise_opset(graph, lowest, feeds, title, SAME)
-    current, advice = opset_of(graph), f"export it again with opset {lowest} to {highest}"
-    try:
-        converted = infer_shapes(ir.from_proto(version_converter.convert_version(ir.to_proto(graph), highest)))
-    except (RuntimeError, version_converter.ConvertError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"`{title}` has opset {current}, which ONNX's converter cannot lower to {highest} ({reason}); {advice}") from error
-    ensure_names(converted)
-    gap = _gap(converted, graph, feeds, f"`{title}` has opset {current}, and does not run when lowered to {highest}; {advice}")
-    if gap > SAME:
-        raise ExportError(f"`{title}`: lowering its opset from {current} to {highest} changed the outputs by {gap:.2g} of their scale; {advice}")
-    return converted
 
 
 def _gap(changed: ir.Model, original: ir.Model, feeds: Sequence[Feed], what: str) -> float:
@@ -233,7 +225,10 @@ def recover_examples(
     inputs = inputs_of(open_graph(prepared.path), prepared.path.name)
     with Examples(data, inputs) as calls:
         if not (calls.joined and prepared.joined):
-            raise ExportError("recovery and the observer `best` need inputs whose axis 0 counts examples and may have any size; leave them out here")
+            raise ExportError(
+                "recovery and the observer `best` need inputs whose axis 0 counts examples and may have any size, "
+                f"and {TOGETHER} examples or more; leave them out here"
+            )
         places, _ = held_back(len(calls))
         found = recover_graph(prepared.path, read_table(ranges.table), batches(calls, places, BATCH), settings, dialect.load(), folder)
     table, weights = folder / "ranges.json", None

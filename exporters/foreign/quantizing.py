@@ -16,8 +16,8 @@ from kdedge.errors import DialectError, ExportError, KdedgeError
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.dialects.validate import violations
-from kdedge.exporters.foreign.distance import OutputDistance, feeds_of, measure
-from kdedge.exporters.foreign.inputs import MOST_HELD_BACK, Calls, Examples, Input, held_back, inputs_of
+from kdedge.exporters.foreign.distance import OutputDistance, measure
+from kdedge.exporters.foreign.inputs import MOST_HELD_BACK, Calls, Examples, Feed, Input, batches, held_back, inputs_of
 from kdedge.exporters.foreign.left_float import FloatNode, Shares, count_shares, left_float
 from kdedge.exporters.foreign.opening import data_files, open_graph
 from kdedge.exporters.foreign.prepare import TOGETHER, Prepared
@@ -31,6 +31,7 @@ from kdedge.exporters.quantize.ranges import read_table
 from kdedge.exporters.quantize.roles import WEIGHTED
 from kdedge.exporters.quantize.wiring import load
 from kdedge.exporters.tensorrt import MODULE, check_with_rtx
+from kdedge.fidelity.divergence import SQNR_LIMIT_DB
 from kdedge.recipe import QuantizeSection
 from kdedge.workspace import Workspace
 
@@ -93,12 +94,14 @@ def quantize_file(
     """
     chosen = _dialect(dialect)
     _check_places(model, data, out)
+    if at_least is not None and not abs(at_least) <= SQNR_LIMIT_DB:
+        raise KdedgeError(f"--at-least {at_least:g}: an SQNR of at most {SQNR_LIMIT_DB:g} dB can be asked for; 20 is a usual wish")
     sources = (model, *data_files(model))
     prepared: Prepared = workspace.stage(f"{_HERE}:prepare", model, data, chosen, reads=sources[1:])
     before = sum(file.stat().st_size for file in sources)
     if prepared.path is None:
         return Quantized(False, prepared.reason, dialect, (prepared.opset,) * 2, (before, before), notes=prepared.notes)
-    ranges: CalibratedRanges = workspace.stage(f"{_HERE}:observe_examples", prepared, data, settings.model_copy(update={"recover": ()}))
+    ranges: CalibratedRanges = workspace.stage(f"{_HERE}:observe_examples", prepared, data, settings.observing())
     if settings.recover or settings.observer == "best":
         ranges = workspace.stage(f"{_HERE}:recover_examples", prepared, ranges, data, settings, chosen)
     with tempfile.TemporaryDirectory(prefix=".kdedge-", dir=out.absolute().parent) as temporary:
@@ -138,17 +141,21 @@ class _Work:
     settings: QuantizeSection
     at_least: float | None
 
+    @property
+    def graph(self) -> Path:
+        assert self.prepared.path is not None  # there is no work without
+        return self.prepared.path
+
     def run(self, data: Path, before: int) -> Quantized:
-        assert self.prepared.path is not None
         notes = [*self.prepared.notes, *(_told(step) for step in self.ranges.steps)]
-        inputs = inputs_of(open_graph(self.model), self.model.name)
+        original = open_graph(self.model)
+        inputs = inputs_of(original, self.model.name)
         with Examples(data, inputs) as calls:
             report, sensitive, told = self._lowered(calls)
             notes += told
-            left, more = left_float(self.prepared.path, report, self._reasons(sensitive))
-            notes += more
-            shares = count_shares(self.prepared.path, report.weighted, calls.feed(0)) if report.weighted else None
-            notes += self._finish(report, [calls.feed(0)])
+            left = left_float(self.graph, dict(report.reasons), self._reasons(sensitive))
+            shares = count_shares(self.graph, report.weighted, calls.feed(0)) if report.weighted else None
+            notes += self._finish(report, original, [calls.feed(0)])
             after, opset = self.result.stat().st_size, opset_of(load_model(self.result))
             facts: dict[str, Any] = {
                 "dialect": self.dialect.name,
@@ -159,18 +166,25 @@ class _Work:
                 "shares": shares,
                 "passes": self.prepared.passes,
             }
-            if reason := self._gains_nothing(report, shares, before, after):
+            if reason := self._gains_nothing(report, sensitive, shares, before, after):
                 return Quantized(False, reason, sizes=(before, after), notes=tuple(notes), **facts)
             self._check_grammar(report)
             if self.dialect.name == "tensorrt":
-                notes.append(f"{MODULE}: {check_with_rtx(self.result, {'profiles': profiles} if (profiles := _profiles(inputs, calls)) else {})}")
+                notes.append(
+                    f"{MODULE}: {check_with_rtx(self.result, {'profiles': profiles} if (profiles := self._profiles(inputs, calls)) else {})}"
+                )
             _, places = held_back(len(calls))
             here = _runs_here(self.dialect)
-            distances = measure(self.model, self.result, feeds_of(calls, places), as_written=not here)
+            distances = measure(self.model, self.result, batches(calls, places, 1), as_written=not here)
             if not here:
                 notes.append(
                     f"distances are of what the Q/DQ mean, run by ONNX Runtime here; kernels of {self.dialect.name} round otherwise in places"
                 )
+            notes += [
+                f"output `{one.name}` had another shape than the original's on {one.reshaped} of {len(places)} examples: nothing is measured of it"
+                for one in distances
+                if one.reshaped
+            ]
             if len(calls) == 1:
                 notes.append("the only example was calibrated on and compared on: the distance flatters")
             return Quantized(
@@ -186,9 +200,8 @@ class _Work:
 
     def _lowered(self, calls: Calls) -> tuple[LoweredReport, tuple[str, ...], list[str]]:
         """The lowered file, the nodes that were left float for the sake of `at_least`, and what is to be said of that."""
-        assert self.prepared.path is not None
         table = read_table(self.ranges.table)
-        lowering = Lowering(self.prepared.path, table, self.ranges.weights, self.dialect, not _runs_here(self.dialect), self.result.parent)
+        lowering = Lowering(self.graph, table, self.ranges.weights, self.dialect, not _runs_here(self.dialect), self.result.parent)
         report = lowering.write((), self.result)
         if self.at_least is None or not report.weighted:
             return report, (), []
@@ -197,20 +210,22 @@ class _Work:
         kept, met = keep_enough(lowering, report, feeds, self.at_least)
         outcome = "" if met else ", which was not enough"
         notes = (
-            [f"{len(kept)} nodes stay float so that outputs keep {self.at_least:g} dB on examples of calibration{outcome}"] if kept or not met else []
+            [f"{len(kept)} of {len(report.weighted)} nodes stay float so that outputs keep {self.at_least:g} dB on examples of calibration{outcome}"]
+            if kept or not met
+            else []
         )
         return lowering.write(kept, self.result), kept, notes
 
     def _reasons(self, sensitive: Sequence[str]) -> dict[str, str]:
         """Why nodes stay float that the table keeps so although nobody asked for them."""
-        asked = kept_float(load(self.prepared.path), self.settings.keep_float) if self.prepared.path is not None else ()
+        asked = kept_float(load(self.graph), self.settings.keep_float)
         infinite = set(read_table(self.ranges.table).keep_float) - set(asked)
         return {
             **dict.fromkeys(infinite, "it reads or makes a tensor that is not finite on an example"),
             **dict.fromkeys(sensitive, "quantized, it costs too much of the outputs"),
         }
 
-    def _finish(self, report: LoweredReport, feeds: Sequence[Any]) -> list[str]:
+    def _finish(self, report: LoweredReport, original: ir.Model, feeds: Sequence[Feed]) -> list[str]:
         """The rest in the dialect's type, and what the original said of itself."""
         model, notes = load_model(self.result), []
         if self.dialect.rest == "float16" and report.weighted:
@@ -220,15 +235,16 @@ class _Work:
                 model, notes = halved.model, list(halved.notes)
             except ExportError as error:
                 notes = [f"the rest stays float32: {error}"]
-        for key, value in open_graph(self.model).metadata_props.items():
-            model.metadata_props[key] = value
+        model.metadata_props.update(original.metadata_props)
         model.metadata_props.update(
             {"kdedge.dialect": self.dialect.name, "kdedge.source_sha256": content_hash([self.model]), "kdedge.observer": self.ranges.observer}
         )
         save_model(model, self.result)
         return notes
 
-    def _gains_nothing(self, report: LoweredReport, shares: Shares | None, before: int, after: int) -> str:
+    def _gains_nothing(self, report: LoweredReport, sensitive: Sequence[str], shares: Shares | None, before: int, after: int) -> str:
+        if not report.weighted and sensitive:
+            return f"no layer can compute on integers while outputs keep {self.at_least:g} dB"
         if not report.weighted:
             return f"no node with weights can compute on integers in the dialect {self.dialect.name}"
         if self.dialect.weight_storage == "integer" and after >= before and (shares is None or shares.operations_share < 0.5):
@@ -242,6 +258,20 @@ class _Work:
         found = violations(_without_domains(written), self.dialect, kept)
         if found:
             raise DialectError(f"`{self.result.name}` is not written in the dialect {self.dialect.name}:\n  " + "\n  ".join(found))
+
+    def _profiles(self, inputs: Sequence[Input], calls: Calls) -> dict[str, list[list[int]]]:
+        """Smallest, first and largest shape of each input that varies, over the examples; several at once where they may be given together."""
+        feeds = [calls.feed(place) for place in range(min(len(calls), MOST_HELD_BACK))]
+        found = {}
+        for each in inputs:
+            if each.shape is not None and all(isinstance(size, int) for size in each.shape):
+                continue
+            shapes = [feed[each.name].shape for feed in feeds]
+            largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+            if calls.joined and self.prepared.joined and largest:
+                largest[0] = max(largest[0], TOGETHER)
+            found[each.name] = [[min(sizes) for sizes in zip(*shapes, strict=True)], list(shapes[0]), largest]
+        return found
 
 
 def _without_domains(model: ir.Model) -> ir.Model:
@@ -259,18 +289,3 @@ def _told(step: RecoveryStep) -> str:
 def _runs_here(dialect: Dialect) -> bool:
     """Whether ONNX Runtime's kernels on this machine are those that the dialect is written for."""
     return dialect.name.startswith("onnxruntime-x86") and platform.machine() in ("x86_64", "AMD64")
-
-
-def _profiles(inputs: Sequence[Input], calls: Calls) -> dict[str, list[list[int]]]:
-    """Smallest, first and largest shape of each input that varies, over the examples; several at once where they may be given together."""
-    feeds = [calls.feed(place) for place in range(min(len(calls), MOST_HELD_BACK))]
-    found = {}
-    for each in inputs:
-        if each.shape is not None and all(isinstance(size, int) for size in each.shape):
-            continue
-        shapes = [feed[each.name].shape for feed in feeds]
-        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-        if calls.joined and largest:
-            largest[0] = max(largest[0], TOGETHER)
-        found[each.name] = [[min(sizes) for sizes in zip(*shapes, strict=True)], list(shapes[0]), largest]
-    return found

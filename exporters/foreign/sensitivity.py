@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.foreign.distance import Runner
 from kdedge.exporters.foreign.inputs import Feed
@@ -50,7 +51,7 @@ def keep_enough(lowering: Lowering, report: LoweredReport, feeds: Sequence[Feed]
     """The nodes that stay float, noisiest first, so that every float output reaches `at_least` dB of SQNR on `feeds`; and whether that is met.
 
     Raises:
-        ExportError: a trial cannot be lowered or run.
+        ExportError: a trial cannot be lowered or run, or the outputs have no SQNR: none is of floats, or one changes its shape when quantized.
     """
     judge = _Judge(lowering, feeds)
     if judge.meets(judge.noise(()), at_least):
@@ -89,7 +90,9 @@ class _Judge:
         original = Runner(lowering.graph)
         self.wanted = [original(feed) for feed in feeds]
         self.names = [name for name, array in self.wanted[0].items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
-        self.signal = np.maximum(sum(self._powers(want, {}) for want in self.wanted), 1e-30)
+        if not self.names:
+            raise ExportError("--at-least asks for an SQNR of outputs, which is one of floats, and this model gives none; leave it out")
+        self.signal = np.asarray([max(1e-30, sum(_power(want[name], 0.0) for want in self.wanted)) for name in self.names])
 
     def noise(self, kept: Sequence[str]) -> Float64:
         """Power of the error of each float output [outputs]."""
@@ -109,8 +112,12 @@ class _Judge:
         return bool((noise <= self.allowed(decibels)).all())
 
     def _powers(self, want: dict[str, Any], got: dict[str, Any]) -> Float64:
-        def power(name: str) -> float:
-            gap = want[name].astype(np.float64) - (got[name].astype(np.float64) if got else 0.0)
-            return float((gap[np.isfinite(gap)] ** 2).sum())
+        if changed := [name for name in self.names if got[name].shape != want[name].shape]:
+            raise ExportError(f"output `{changed[0]}` has another shape once the model is quantized, and no SQNR: leave --at-least out")
+        return np.asarray([_power(want[name], got[name]) for name in self.names])
 
-        return np.asarray([power(name) for name in self.names])
+
+def _power(want: Any, got: Any) -> float:
+    """Power of the gap where `want` is finite; infinite where `got` is not."""
+    gap = np.subtract(want, got, dtype=np.float64)[np.isfinite(want)]
+    return float((gap**2).sum()) if np.isfinite(gap).all() else float("inf")

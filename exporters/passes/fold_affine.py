@@ -15,6 +15,7 @@ import onnx_ir as ir
 from kdedge.exporters.model_file import constant
 from kdedge.exporters.passes.folding import fold_into, takes_affine
 from kdedge.exporters.passes.graph_pass import GraphPass
+from kdedge.exporters.quantize.roles import channel_axis
 
 Float64 = npt.NDArray[np.float64]
 
@@ -47,18 +48,10 @@ def _by_channel(value: ir.Value | None, layer: ir.Node) -> Float64 | None:
     if held is None or held.dtype != np.float32 or held.ndim > rank:
         return None
     shape = (1,) * (rank - held.ndim) + held.shape
-    channels = shape[1]
-    if any(size != 1 for axis, size in enumerate(shape) if axis != 1) or channels not in (1, _channels(layer, weight.shape)):
+    channels = int(weight.shape[channel_axis(layer, rank)])
+    if any(size != 1 for axis, size in enumerate(shape) if axis != 1) or shape[1] not in (1, channels):
         return None
-    return np.broadcast_to(held.reshape(-1).astype(np.float64), (_channels(layer, weight.shape),))
-
-
-def _channels(layer: ir.Node, shape: tuple[int, ...]) -> int:
-    if layer.op_type == "Conv":
-        return shape[0]
-    if layer.op_type == "Gemm" and "transB" in layer.attributes and layer.attributes["transB"].as_int():
-        return shape[0]
-    return shape[1]
+    return np.broadcast_to(held.reshape(-1).astype(np.float64), (channels,))
 
 
 def _map(operator: str, values: Float64) -> tuple[Float64 | None, Float64 | float]:

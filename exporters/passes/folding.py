@@ -23,7 +23,7 @@ def takes_affine(layer: ir.Node) -> bool:
     weight = constant(layer.inputs[1]) if len(layer.inputs) > 1 else None
     if len(value.uses()) != 1 or value.is_graph_output() or weight is None or weight.dtype != np.float32:
         return False
-    if has_bias(layer) and constant(layer.inputs[2]) is None:
+    if has_bias(layer) and not _is_by_channel(constant(layer.inputs[2])):
         return False
     if layer.op_type == "Gemm":
         return all(attribute(layer, name, 1.0) == 1.0 for name in ("alpha", "beta")) and not attribute(layer, "transA", 0)
@@ -36,12 +36,17 @@ def has_bias(layer: ir.Node) -> bool:
     return len(layer.inputs) > 2 and layer.inputs[2] is not None
 
 
+def _is_by_channel(bias: Any) -> bool:
+    """Whether a bias is one number a channel, or one for all: that of a Gemm may also have one a row."""
+    return bias is not None and all(size == 1 for size in bias.shape[:-1])
+
+
 def fold_into(model: ir.Model, layer: ir.Node, after: ir.Node, factor: Float64 | None, offset: Float64 | float, inner: Float64 | float = 0.0) -> None:
     """Let `layer` compute factor * (what it computes + inner) + offset, per output channel, and remove the node `after` it that did.
     No `factor` is 1 everywhere, and leaves the weights as they are."""
     weight = np.asarray(constant(layer.inputs[1]), np.float64)
     axis = channel_axis(layer, weight.ndim)
-    bias: Any = np.asarray(constant(layer.inputs[2]), np.float64) if has_bias(layer) else 0.0
+    bias: Any = np.asarray(constant(layer.inputs[2]), np.float64).reshape(-1) if has_bias(layer) else 0.0
     if factor is not None:
         _replace(model, layer, 1, "weight", weight * factor.reshape([-1 if place == axis else 1 for place in range(weight.ndim)]))
     scale: Any = 1.0 if factor is None else factor

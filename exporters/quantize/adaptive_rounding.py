@@ -133,7 +133,8 @@ def round_rows(weights: Float64, steps: Float64, gram: Float64, cross: Float64, 
     low, high = np.clip(np.floor(ideal), *limits), np.clip(np.ceil(ideal), *limits)
     chosen = np.clip(np.rint(ideal), *limits)
     damping = DAMPING * np.einsum("gii->g", gram)[:, None] / d
-    h = gram + damping[:, :, None] * np.eye(d)
+    h = gram.copy()  # of the widest layers it has 512 MB: an identity of its size would double them
+    np.einsum("gii->gi", h)[...] += damping
     c = cross.reshape(groups, -1, d) + damping[:, :, None] * weights.reshape(groups, -1, d)
     slope = np.einsum("grd,gde->gre", chosen * step, h) - c
     diagonal = np.einsum("gii->gi", h)

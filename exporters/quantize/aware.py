@@ -6,6 +6,7 @@ graph that was trained (`FakeQuantized` has the reason).
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,8 @@ from kdedge.distill.spec import Shown
 from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.aware_training import Answers, Course, Feeds, train
-from kdedge.exporters.quantize.distance import Distance, Gaps, is_closer
-from kdedge.exporters.quantize.fake_quantize import FakeQuantized
-from kdedge.exporters.quantize.lower import lower
+from kdedge.exporters.quantize.distance import ROWS, Distance, Gaps, is_closer
+from kdedge.exporters.quantize.fake_quantize import FakeQuantized, write_lowered
 from kdedge.exporters.quantize.ranges import RangeTable, read_table, write_table
 from kdedge.exporters.quantize.tensors import read_tensors, write_tensors
 from kdedge.exporters.quantize.torch_graph import TorchGraph, unsupported_operators
@@ -37,12 +37,6 @@ from kdedge.recipe import AwareSection, QuantizeSection
 
 RESUMABLE = True
 TOOLS = ("torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "safetensors")
-
-RANGES, WEIGHTS = "ranges.json", "weights.safetensors"
-
-# Examples a pass when distances are measured.
-_BATCH = 128
-_LOWERED = "lowered.onnx"
 
 Float32 = npt.NDArray[np.float32]
 
@@ -72,10 +66,11 @@ def aware(
     """Stage: train on the training split (augmented as `augment` says), measure on the calibration examples, which are not learned from.
 
     It is kept where it brings the outputs closer to the float graph's, else the ranges come back as they were. A graph with operators that cannot
-    be trained here stays as it is too; the step's note names them. What a killed attempt left in `folder` is taken up.
+    be trained here, with nothing to train or without an error stays as it is too, untrained; the step's note says so. What a killed attempt left in
+    `folder` is taken up.
 
     Raises:
-        ExportError: the recipe has no `quantize.aware`, or wants to learn from a teacher and there is none.
+        ExportError: the recipe has no `quantize.aware`, or wants to learn from a teacher and there is none; or there is a single example.
         Diverged: a loss or a weight is no number (the last good checkpoint stays in `folder`).
     """
     section = settings.aware
@@ -83,6 +78,8 @@ def aware(
         raise ExportError("quantization-aware distillation needs `quantize.aware` in the recipe")
     target, examples, task = _dialect(dialect), open_examples(data.splits["train"]), data.task.load()
     held, rest = held_and_rest(len(examples), data.calibration)
+    if not len(rest):
+        raise ExportError("quantization-aware distillation measures on some training examples and learns from the others: give more than one")
     guide = _guide(section, teacher, task.logits)
     others = tuple(encoder for encoder in (guide.encoders if guide is not None else ()) if encoder != model.encoder)
     own = section.seed if section.seed is not None else seed
@@ -100,7 +97,7 @@ def aware(
         read_table(ranges.table),
         target,
         feeds,
-        [encode(model.encoder, examples.raw(held[start : start + _BATCH])) for start in range(0, len(held), _BATCH)],
+        [encode(model.encoder, examples.raw(held[start : start + ROWS])) for start in range(0, len(held), ROWS)],
         section.model_copy(update={"steps": steps, "seed": own}),
         weights=None if ranges.weights is None else read_tensors(ranges.weights),
         answers=None if guide is None else _answers(guide, model),
@@ -109,13 +106,12 @@ def aware(
         what=f"{student.name} learns the rounding of {target.name}",
     )
     result = replace(ranges, steps=(*ranges.steps, found.step))
-    for name in (RANGES, WEIGHTS, _LOWERED):
-        (folder / name).unlink()
     if not found.step.kept:
         return result
-    write_table(found.table, folder / RANGES)
-    write_tensors(found.tensors, folder / WEIGHTS)
-    return replace(result, table=folder / RANGES, weights=folder / WEIGHTS, dialect=target.name)
+    table, weights = folder / "ranges.json", folder / "weights.safetensors"
+    write_table(found.table, table)
+    write_tensors(found.tensors, weights)
+    return replace(result, table=table, weights=weights, dialect=target.name)
 
 
 def learn(
@@ -135,28 +131,35 @@ def learn(
     """The same on plain paths and arrays. `batches` gives inputs by name for all steps from one on (a pure function of the step; for as many as
     `section.steps`, which must be given); `held`: inputs that are not among them, on which the distance to the float graph is measured.
 
-    `folder`: where checkpoints and temporary files go. `weights`: float tensors that recovery put in place of the graph's. `answers`: what to learn,
+    `folder`: where checkpoints go. `weights`: float tensors that recovery put in place of the graph's. `answers`: what to learn,
     from inputs by name (default: what the float graph answers). `distributions`: outputs [N, classes] that are compared by KL.
 
     Raises:
-        ExportError: an operator of the graph cannot be trained, or no steps are given.
+        ExportError: no steps or fewer batches are given, or the graph cannot be lowered, or not be run on them.
         Diverged: as `train`.
     """
     if section.steps is None:
         raise ExportError("give the number of steps: without the data split that they are counted on, epochs mean nothing")
     source, tensors = load(model), dict(weights or {})
     judge = Distance(source, [dict(feed) for feed in held])
-    before = judge.of(_lowered(model, dialect, table, tensors, folder))
-    unsupported = unsupported_operators(source)
-    if unsupported:
-        return Learned(tensors, table, _step(before, before, False, f"operators that cannot be trained here: {', '.join(unsupported)}"))
-    known = tuple(str(value.name) for value in source.graph.outputs if value.name in distributions)
+    before = _gaps(judge, model, table, dialect, tensors)
+
+    def as_it_was(note: str) -> Learned:
+        return Learned(tensors, table, _step(before, before, False, note))
+
+    if not before.error.any():
+        return as_it_was("it gives what the float graph gives")
+    if unsupported := unsupported_operators(source):
+        return as_it_was(f"operators that cannot be trained here: {', '.join(unsupported)}")
     student = FakeQuantized(model, table, dialect, tensors, learned=section.ranges == "learned")
+    if not student.learnable():
+        return as_it_was("nothing of this graph can be trained")
+    known = tuple(str(value.name) for value in source.graph.outputs if value.name in distributions)
     course = Course(section.steps, section.lr, section.temperature, known, section.seed or 0)
     train(student, batches, answers or TorchGraph(source), course, folder, what)
     trained, ranges = student.hand_over()
     tensors.update(trained)
-    after = judge.of(_lowered(model, dialect, ranges, tensors, folder))
+    after = _gaps(judge, model, ranges, dialect, tensors)
     remove_checkpoints(folder)
     note = f"{section.steps} steps of {section.batch_size} examples, ranges {section.ranges}"
     return Learned(tensors, ranges, _step(before, after, is_closer(after, before), note))
@@ -208,8 +211,6 @@ def _answers(guide: Teacher, model: FloatGraph) -> Answers:
     return asked
 
 
-def _lowered(model: Path, dialect: Dialect, table: RangeTable, tensors: Mapping[str, Float32], folder: Path) -> Path:
-    write_table(table, folder / RANGES)
-    write_tensors(tensors, folder / WEIGHTS)
-    lower(model, folder / RANGES, dialect, folder / _LOWERED, folder / WEIGHTS)
-    return folder / _LOWERED
+def _gaps(judge: Distance, model: Path, table: RangeTable, dialect: Dialect, tensors: Mapping[str, Float32]) -> Gaps:
+    with tempfile.TemporaryDirectory(prefix="aware-") as temporary:
+        return judge.of(write_lowered(model, table, dialect, tensors, Path(temporary)))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from kdedge.exporters.quantize.fake_quantize import FakeQuantized
 Feeds = Mapping[str, npt.NDArray[Any]]
 Answers = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
-# Progress is told, and gradients are looked at, this often (steps); a checkpoint is written this often (seconds).
+# Progress is told this often (steps), a checkpoint is written this often (seconds).
 _LOOK, _SAVE_SECONDS = 10, 30.0
 
 
@@ -62,15 +63,16 @@ def train(
 
     Raises:
         Diverged: a loss or a weight is no number (the last good checkpoint stays in `folder`).
-        ExportError: no output of the student is among the answers, or a shape differs.
+        ExportError: no output of the student is among the answers, or a shape differs; or there are fewer batches than steps.
     """
     run = _Run(student, answers, course, folder, what or "quantization-aware distillation")
     with reproducible():
         run.resume()
-        with closing(ahead(_first(batches(run.done), course.steps - run.done))) as feeds:
+        with closing(ahead(islice(batches(run.done), course.steps - run.done))) as feeds:
             for feed in feeds:
                 run.update(feed)
-    run.check_weights()
+    if run.done < course.steps:
+        raise ExportError(f"{run.what}: the batches end after step {run.done} of {course.steps}: give one a step")
     run.save()
 
 
@@ -102,23 +104,18 @@ def cosine(course: Course, step: int) -> float:
     return course.lr * 0.5 * (1.0 + math.cos(math.pi * step / course.steps))
 
 
-def _first(feeds: Iterator[Feeds], count: int) -> Iterator[Feeds]:
-    for _ in range(count):
-        yield next(feeds)
-
-
 class _Run:
     """`done` counts finished steps."""
 
     def __init__(self, student: FakeQuantized, answers: Answers, course: Course, folder: Path | None, what: str) -> None:
         self.student, self.answers, self.course, self.folder, self.what = student, answers, course, folder, what
-        learned = [parameter for parameter in student.parameters() if parameter.requires_grad and parameter.numel()]
-        self.optimizer = torch.optim.Adam(learned, lr=course.lr, fused=True)
+        self.optimizer = torch.optim.Adam(student.learnable(), lr=course.lr, fused=True)
+        self.identity = self._identity()
         self.done = 0
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        state = None if self.folder is None else load_checkpoint(self.folder, self._identity())
+        state = None if self.folder is None else load_checkpoint(self.folder, self.identity)
         if state is not None:
             self.student.load_state_dict(state["student"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -146,25 +143,24 @@ class _Run:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        if self.folder is None:
-            return
-        self.check_weights()
-        state = {"run": self._identity(), "step": self.done, "student": dict(self.student.state_dict()), "optimizer": self.optimizer.state_dict()}
-        save_checkpoint(self.folder, state)
-        self.saved_at = time.monotonic()
-
-    def check_weights(self) -> None:
-        """That what was learned are numbers.
+        """Check what was learned, and write it down where there is a folder.
 
         Raises:
-            Diverged: it is not.
+            Diverged: a weight is no number.
         """
         if not all(bool(torch.isfinite(value).all()) for value in self.student.parameters()):
             raise Diverged(f"{self.what}: weights are not finite after step {self.done}: lower quantize.aware.lr (the last good checkpoint is kept)")
+        if self.folder is None:
+            return
+        state = {"run": self.identity, "step": self.done, "student": dict(self.student.state_dict()), "optimizer": self.optimizer.state_dict()}
+        save_checkpoint(self.folder, state)
+        self.saved_at = time.monotonic()
 
     def _identity(self) -> str:
         """Of this very run: what it does, and with what it began."""
-        digest = hashlib.sha256(repr((self.course, [(name, tuple(value.shape)) for name, value in self.student.named_parameters()])).encode())
-        digest.update(repr((self.student.table.model_sha256, self.student.dialect.name, self.student.table.activations)).encode())
+        table = self.student.table
+        digest = hashlib.sha256(repr((self.course, table.model_sha256, self.student.dialect.name, table.activations, table.weights)).encode())
+        for name, value in self.student.tensors().items():
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()

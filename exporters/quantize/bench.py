@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
 from kdedge.errors import DeviceError, MeasurementError
 from kdedge.fidelity.audit import audit
-from kdedge.fidelity.validate import SECONDS_AN_EXAMPLE, SECONDS_TO_START, in_order_of_the_split, validation_job
+from kdedge.fidelity.validate import SECONDS_AN_EXAMPLE, SECONDS_TO_START, executed_in, in_order_of_the_split, validation_job
 from kdedge.latency.launches import launch_job, run_launch
 from kdedge.measured import DeviceIdentity
 from kdedge.recipe import ProfileSection
@@ -34,14 +33,16 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Timed:
-    """What a candidate answers on the examples of the bench, in their order (None where it did not run), and its latency in ms."""
+    """What a candidate answers on the examples of the bench, in their order (None where it did not run), its latency in ms, and why there is
+    none."""
 
     outputs: dict[str, Array] | None
     latency_ms: float | None
+    why_not: str = ""
 
 
 class Bench:
-    """Runs artifacts on one device over the same inputs. `why_not` says why nothing runs here; "" where it does.
+    """Runs artifacts on one device (None: nothing runs, and the reasons say so) over the same inputs.
 
     `feeds`: the inputs, batch after batch; batches of texts may differ in length.
     """
@@ -49,76 +50,66 @@ class Bench:
     def __init__(self, device: DeviceIdentity | None, timing: ProfileSection, folder: Path, feeds: Sequence[Mapping[str, Array]]) -> None:
         self.identity, self.folder = device, folder
         self.timing = timing.model_copy(update={name: min(getattr(timing, name), limit) for name, limit in _SHORT.items()})
-        self.why_not = "" if device is not None else "no device of this run belongs to the target"
         folder.mkdir()
         self.inputs = _written(feeds, folder)
 
     def measure(self, artifact: Artifact, beside: Artifact, reference_ms: float | None) -> Timed:
         """Outputs and latency. The latency is that of `beside` when it was timed first (`reference_ms`), times how much longer the quietest launch of
         the artifact took than the quietest of `beside` among it: a machine that slows down during the search slows no candidate."""
-        outputs = self._outputs(artifact)
-        if outputs is None:
-            return Timed(None, None)
+        try:
+            outputs = self._outputs(artifact)
+        except (DeviceError, MeasurementError) as error:
+            return Timed(None, None, str(error))
         try:
             return Timed(outputs, self._latency(artifact, beside, reference_ms))
         except (DeviceError, MeasurementError) as error:
-            self.why_not = str(error)
-            return Timed(outputs, None)
+            return Timed(outputs, None, str(error))
 
     def layer_times(self, artifact: Artifact) -> dict[str, float]:
-        """Milliseconds of each node that multiplies, where the runtime times its layers and kept their names; empty elsewhere."""
-        result, work = self._validated(artifact)
-        if not result:
-            return {}
-        layers = _executed(work)
-        rows = audit(artifact.asked, layers, artifact.runtime, artifact.options).rows
+        """Milliseconds of each node that multiplies, where the runtime times its layers and kept their names; empty elsewhere.
+
+        Raises:
+            DeviceError, MeasurementError: it does not run.
+        """
+        _, work = self._validated(artifact)
+        rows = audit(artifact.asked, executed_in(work), artifact.runtime, artifact.options).rows
         return {row.node: row.milliseconds for row in rows if row.milliseconds is not None}
 
-    def _outputs(self, artifact: Artifact) -> dict[str, Array] | None:
-        written, work = self._validated(artifact)
-        return in_order_of_the_split(written, work, self.inputs) if written else None
+    def _outputs(self, artifact: Artifact) -> dict[str, Array]:
+        return in_order_of_the_split(*self._validated(artifact), self.inputs)
 
     def _validated(self, artifact: Artifact) -> tuple[list[dict[str, str]], Path]:
-        work = self.folder / "job"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        if self.identity is None:
-            return [], work
-        try:
-            device = open_device(self.identity.name)
-            result = run_job(device, validation_job(artifact, self.inputs), work, SECONDS_TO_START + SECONDS_AN_EXAMPLE * self.inputs.size)
-        except DeviceError as error:
-            self.why_not = str(error)
-            return [], work
+        work = self._emptied("job")
+        limit = SECONDS_TO_START + SECONDS_AN_EXAMPLE * self.inputs.size
+        result = run_job(self._device(), validation_job(artifact, self.inputs), work, limit)
         if result.status != "ok":
-            self.why_not = result.reason
-            return [], work
+            raise MeasurementError(result.reason)
         return result.outputs, work
 
     def _latency(self, artifact: Artifact, beside: Artifact, reference_ms: float | None) -> float:
-        if self.identity is None:
-            raise DeviceError(self.why_not)
-        device = open_device(self.identity.name)
-        pairs = [(self._launch(device, beside), self._launch(device, artifact)) for _ in range(min(PAIRS, self.timing.launches))]
+        pairs = [(self._launch(beside), self._launch(artifact)) for _ in range(min(PAIRS, self.timing.launches))]
         before, after = min(one for one, _ in pairs), min(one for _, one in pairs)
         if artifact is beside:
             return reference_ms if reference_ms is not None else min(before, after)
         return (reference_ms if reference_ms is not None else before) * after / before
 
-    def _launch(self, device: Device, artifact: Artifact) -> float:
-        work = self.folder / "launch"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        launch = run_launch(device, launch_job(artifact, self.inputs, self.timing, work), work, 0, self.timing.timeout_seconds)
+    def _launch(self, artifact: Artifact) -> float:
+        work = self._emptied("launch")
+        launch = run_launch(self._device(), launch_job(artifact, self.inputs, self.timing, work), work, 0, self.timing.timeout_seconds)
         if launch.result.status != "ok":
             raise MeasurementError(launch.result.reason)
         return float(np.median(launch.samples_ms))
 
+    def _device(self) -> Device:
+        if self.identity is None:
+            raise DeviceError("no device of this run belongs to the target")
+        return open_device(self.identity.name)
 
-def _executed(work: Path) -> list[dict[str, Any]]:
-    path = work / "executed.json"
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return found
+    def _emptied(self, name: str) -> Path:
+        work = self.folder / name
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        return work
 
 
 def _written(feeds: Sequence[Mapping[str, Array]], folder: Path) -> EncodedInputs:

@@ -35,13 +35,18 @@ def calibrate(model: FloatGraph, data: PreparedData, settings: QuantizeSection, 
         ExportError: the graph cannot be read or run, a tensor is not finite, or a pattern of `keep_float` names nothing.
         DataError: an example cannot be read.
     """
-    table = observe(model.path, _batches(model, data), settings, total=len(data.calibration))
+    table = observe(model.path, calibration_batches(model, data), settings, total=len(data.calibration))
     path = folder / "ranges.json"
     write_table(table, path)
     return CalibratedRanges(path, table.observer, table.samples, table.model_sha256)
 
 
-def _batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]]:
+def calibration_batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]]:
+    """The inputs of the calibration examples, `probe.BATCH` at a time.
+
+    Raises:
+        DataError: an example cannot be read.
+    """
     from kdedge.data import open_examples
     from kdedge.data.encode import encode
 

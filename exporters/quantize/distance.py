@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.errors import ExportError
-from kdedge.exporters.equivalence import run
+from kdedge.exporters.equivalence import GraphRunError, run
 from kdedge.exporters.model_file import to_bytes
 from kdedge.fidelity.divergence import kl_divergence
 from kdedge.intervals import paired_difference
@@ -28,7 +28,8 @@ Batch = dict[str, Array]
 
 JUDGES = 2  # one example in two is set aside: differences of a tenth have to be told from noise
 ROWS = 8  # examples that a graph is given at once: of 224 x 224 images a wide layer has 5 MB each
-WORST = 1e6  # the relative error of an output that is not finite
+WORST = 1e6  # the relative error of an output that is not finite, or of another shape
+SUM_OF_PROBABILITIES = 1e-3  # rows whose sums are this near to 1 hold them
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,19 @@ class Distance:
     """From the float graph (an `onnx_ir.Model`), on these examples; its outputs are computed once.
 
     Raises:
-        ExportError: the graph cannot be run on them, or there are none.
+        ExportError: the graph cannot be run on them, or there are none; or it has no output of numbers.
     """
 
     def __init__(self, reference: Any, batches: Sequence[Batch]) -> None:
         if not batches:
             raise ExportError("there are too few calibration examples: some are set aside to measure on, and none is left for that")
         self.batches = batches
-        self.wanted = run(to_bytes(reference), batches)
-        single = len(self.wanted[0]) == 1
-        first = next(iter(self.wanted[0].values()))
-        self.logits = single and first.ndim == 2 and first.shape[1] > 1 and first.dtype.kind == "f"
+        made = _run(to_bytes(reference), batches, "the float graph fails on the calibration examples")
+        self.wanted = [{name: want for name, want in outputs.items() if _holds_numbers(want)} for outputs in made]
+        if not all(self.wanted):
+            raise ExportError("the graph cannot be compared with its quantized form: none of its outputs is a tensor of numbers")
+        self.logits = all(_is_row_an_example(batch, wanted) for batch, wanted in zip(batches, self.wanted, strict=True))
+        self.probabilities = self.logits and all(_are_probabilities(next(iter(wanted.values()))) for wanted in self.wanted)
         self.sizes = self._sizes()
 
     def of(self, quantized: Path) -> Gaps:
@@ -67,13 +70,16 @@ class Distance:
             ExportError: it cannot be opened or run.
         """
         errors, divergences = [], []
-        for found, wanted, batch in zip(run(quantized.read_bytes(), self.batches), self.wanted, self.batches, strict=True):
+        made = _run(quantized.read_bytes(), self.batches, "the quantized graph cannot be measured on the calibration examples")
+        for found, wanted, batch in zip(made, self.wanted, self.batches, strict=True):
             rows = _rows(batch, wanted)
             parts = [_squares(found[name], want, rows, self.logits) / self.sizes[name] for name, want in wanted.items()]
             errors.append(np.nan_to_num(np.mean(parts, axis=0), nan=WORST, posinf=WORST))
             if self.logits:
                 name, want = next(iter(wanted.items()))
-                divergences.append(np.nan_to_num(kl_divergence(want, np.nan_to_num(found[name])), nan=WORST, posinf=WORST))
+                rows_of = _logarithms if self.probabilities else np.asarray
+                divergence = kl_divergence(rows_of(want), rows_of(np.nan_to_num(found[name])))
+                divergences.append(np.nan_to_num(divergence, nan=WORST, posinf=WORST))
         return Gaps(np.concatenate(errors), np.concatenate(divergences) if divergences else None)
 
     def _sizes(self) -> dict[str, float]:
@@ -84,6 +90,33 @@ class Distance:
         return {name: max(float(np.concatenate(parts).mean()), float(np.finfo(np.float32).tiny)) for name, parts in sizes.items()}
 
 
+def _run(model: bytes, batches: Sequence[Batch], what: str) -> list[dict[str, Array]]:
+    try:
+        return run(model, batches)
+    except GraphRunError as error:
+        raise ExportError(f"{what}: {error}") from error
+
+
+def _is_row_an_example(batch: Batch, wanted: Mapping[str, Array]) -> bool:
+    """Whether the only output has a row of at least two numbers for each example."""
+    first, *others = wanted.values()
+    return not others and first.ndim == 2 and first.shape[1] > 1 and first.dtype.kind == "f" and uniform(batch) and len(first) == _rows(batch, wanted)
+
+
+def _holds_numbers(output: Any) -> bool:
+    """Not a sequence, a map, or text."""
+    return isinstance(output, np.ndarray) and output.dtype.kind in "fiub"
+
+
+def _are_probabilities(rows: Array) -> bool:
+    return bool((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, rtol=0, atol=SUM_OF_PROBABILITIES))
+
+
+def _logarithms(rows: Array) -> Array:
+    """Logits whose softmax these probabilities are."""
+    return np.log(np.maximum(rows, np.finfo(np.float32).tiny))
+
+
 def _rows(batch: Batch, wanted: Mapping[str, Array]) -> int:
     """How many examples a batch has that can be told apart in the outputs; 1 where they cannot."""
     rows = len(next(iter(batch.values()))) if uniform(batch) else 1
@@ -91,7 +124,12 @@ def _rows(batch: Batch, wanted: Mapping[str, Array]) -> int:
 
 
 def _squares(found: Array, want: Array, rows: int, centred: bool) -> Float64:
-    """Squared difference an example, over what is finite in the float output. Of logits, what is common to all classes does not count."""
+    """Squared difference an example, over what is finite in the float output. Of logits, what is common to all classes does not count.
+
+    Infinite where the shapes differ: of an output whose size depends on its values (the boxes that were found) there is nothing to compare.
+    """
+    if found.shape != want.shape:
+        return np.full(rows, np.inf)
     gap = np.where(np.isfinite(want), found.astype(np.float64) - np.where(np.isfinite(want), want, 0).astype(np.float64), 0.0).reshape(rows, -1)
     if centred:
         gap = gap - gap.mean(axis=1, keepdims=True)
@@ -113,10 +151,11 @@ def is_closer(after: Gaps, before: Gaps) -> bool:
 def split(batches: Iterable[Mapping[str, Array]], fixed: int = 0, seed: int = 0) -> tuple[list[Batch], list[Batch]]:
     """One half of the examples to learn from, and the other to measure on; drawn by `seed`, the same ones each time.
 
-    All are held in memory. `fixed`: the only batch size that the graph takes (0: any); batches are cut to it, and a remainder is left out. Where
-    the arrays of a batch differ in their first axis, the batch is one example.
+    All are held in memory. `fixed`: the only batch size that the graph takes (0: any); examples are gathered to it, and a remainder is left out.
+    Where the arrays of a batch differ in their first axis, the batch is one example.
     """
-    units = [unit for batch in batches for unit in _units(dict(batch), fixed)]
+    given = (dict(batch) for batch in batches)
+    units = [unit for batch in (_gathered(given, fixed) if fixed else given) for unit in _units(batch, fixed)]
     generator = np.random.default_rng(seed)
     order = generator.permutation(sum(count for _, count in units))
     judges = set(order[: len(order) // JUDGES].tolist())
@@ -139,13 +178,26 @@ def uniform(batch: Mapping[str, Array]) -> bool:
     return all(array.ndim for array in batch.values()) and len({len(array) for array in batch.values()}) == 1
 
 
+def _gathered(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Batches of `size` examples, filled across the batches that are given; a batch that cannot be divided comes as it is."""
+    left: Batch = {}
+    for batch in batches:
+        if not uniform(batch):
+            yield batch
+            continue
+        left = {name: np.concatenate([left[name], array]) if left else array for name, array in batch.items()}
+        full = len(next(iter(left.values()))) // size * size
+        for start in range(0, full, size):
+            yield {name: array[start : start + size] for name, array in left.items()}
+        left = {name: array[full:] for name, array in left.items()}
+
+
 def _units(batch: Batch, fixed: int) -> Iterator[tuple[Batch, int]]:
     """Pieces of a batch, each with the number of examples that can be told apart and divided."""
-    if not uniform(batch):
+    if fixed or not uniform(batch):
         yield batch, 1
         return
     size = len(next(iter(batch.values())))
-    step = fixed or ROWS
-    for start in range(0, size - step + 1 if fixed else size, step):
-        piece = {name: array[start : start + step] for name, array in batch.items()}
-        yield piece, 1 if fixed else len(next(iter(piece.values())))
+    for start in range(0, size, ROWS):
+        piece = {name: array[start : start + ROWS] for name, array in batch.items()}
+        yield piece, len(next(iter(piece.values())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from kdedge.exporters.quantize import encoding
 from kdedge.exporters.quantize.encoding import Encoding
 from kdedge.exporters.quantize.plan import Plan
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
+from kdedge.exporters.quantize.roles import WEIGHTED
 from kdedge.exporters.quantize.wiring import FOLDED, NORMALIZING, bias_place, constant, folded_into
 
 Array = npt.NDArray[Any]
@@ -80,9 +82,8 @@ class Writer:
         low, high = ((end - held.zero_point) * float(held.scale) for end in (lowest, highest))
         point = value
         while (node := value.producer()) is not None and node.op_type in FOLDED and folded_into(node.inputs[0]) is point:
-            bounds = (constant(bound) for bound in node.inputs[1:3])
-            least, most = (None if bound is None else float(bound) for bound in bounds) if node.op_type == "Clip" else (0.0, None)
-            if (least is not None and low < least) or (most is not None and high > most * (1 + 1e-6)):
+            least, most = _ends(node)
+            if low < least or high > most * (1 + 1e-6):
                 break
             value = node.inputs[0]
         return value
@@ -176,7 +177,7 @@ class Writer:
         else:
             # The rounded values, as float: Q finds the same integers again, also after the constant was cast to float16.
             rounded = self._constant(f"{row.name}_rounded", integers.astype(np.float32) * encoding.along(scales, row.axis, weight.ndim))
-            nodes.append(self._node("QuantizeLinear", [rounded, scale, zero], row.name, ir.DataType.INT8, rounded.shape, axis))
+            nodes.append(self._node("QuantizeLinear", [rounded, scale, zero], row.name, ir.DataType.from_numpy(integers.dtype), rounded.shape, axis))
             quantized = nodes[0].outputs[0]
         nodes.append(self._node("DequantizeLinear", [quantized, scale, zero], row.name, ir.DataType.FLOAT, quantized.shape, axis))
         self._insert(nodes, None, node)
@@ -197,18 +198,21 @@ class Writer:
     # ---- other constants -------------------------------------------------------------------------------------------------
 
     def _write_constant(self, node: Any, place: int) -> None:
-        """A constant operand as integers: of a normalisation the factor as a weight and the offset as its bias, any other one like an activation."""
-        value = node.inputs[place]
-        held = constant(value)
+        """A constant operand as integers: the factor of a normalisation, and the operand of a weighted node that analysis made no row of, as a
+        weight of one scale; what is added to that as its bias; any other one like an activation."""
+        held = constant(node.inputs[place])
         assert held is not None
         base, dialect = f"{node.name}_input{place}", self.dialect
-        if node.op_type in NORMALIZING and place == 1:
-            scale = dialect.scales(encoding.amplitude(held, dialect) / dialect.weight.limits[1])
-            integers, zero = encoding.quantize(held, scale.reshape(1), 0, dialect.weight), np.asarray(0, dialect.weight.dtype)
-        elif node.op_type in NORMALIZING and place == 2 and node.inputs[0] in self.encodings:
-            factor = constant(node.inputs[1].producer().inputs[1])
-            product, scale = encoding.quantize_bias(held, self.encodings[node.inputs[0]], np.asarray(factor, np.float32).reshape(1))
-            integers, scale, zero = product, scale[0], np.asarray(0, np.int32)
+        scaling, source = node.op_type in WEIGHTED | NORMALIZING, self.encodings.get(node.inputs[0])
+        factor = self._scale_of_constant(node.inputs[1]) if scaling and place == 2 else None
+        if scaling and place == 1:
+            bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+            scales = encoding.weight_scales(np.abs(held).max().reshape(1), bias, source, dialect, per_channel=False)
+            integers, zero = encoding.quantize(held, scales, 0, dialect.weight), np.asarray(0, dialect.weight.dtype)
+            scale = scales.reshape(())
+        elif factor is not None and source is not None:
+            flat, product = encoding.quantize_bias(held, source, factor.reshape(1))
+            integers, scale, zero = flat.reshape(held.shape), product[:1].reshape(()), np.asarray(0, np.int32)
         else:
             own = encoding.encode_constant(held, dialect)
             integers, zero = encoding.quantize_activation(held, own, dialect), np.asarray(own.zero_point, dialect.activation.dtype)
@@ -217,6 +221,11 @@ class Writer:
         dequantize = self._node("DequantizeLinear", parts, base, ir.DataType.FLOAT, parts[0].shape)
         self._insert([dequantize], None, node)
         node.replace_input_with(place, dequantize.outputs[0])
+
+    def _scale_of_constant(self, value: Any) -> Array | None:
+        """The scale of a constant that was quantized here; None for what is no constant, whose Q/DQ are written later."""
+        producer = value.producer()
+        return constant(producer.inputs[1]) if producer is not None and producer.op_type == "DequantizeLinear" else None
 
     # ---- making things ---------------------------------------------------------------------------------------------------
 
@@ -246,6 +255,18 @@ class Writer:
 
     def _integer_type(self) -> Any:
         return ir.DataType.from_numpy(np.dtype(self.dialect.activation.dtype))
+
+
+def _ends(node: Any) -> tuple[float, float]:
+    """Between which numbers a Relu or Clip changes nothing. An end that is computed may lie anywhere, so that no range is known to be inside."""
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    ends = [-math.inf, math.inf]
+    for place, bound in enumerate(node.inputs[1:3]):
+        if bound is not None:
+            held = constant(bound)
+            ends[place] = -ends[place] if held is None else float(held)
+    return ends[0], ends[1]
 
 
 def _unused(name: str, taken: set[str]) -> str:

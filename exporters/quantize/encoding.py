@@ -34,7 +34,8 @@ def encode_activation(rows: Iterable[ActivationRange], dialect: Dialect) -> Enco
     rows = list(rows)
     lowest, highest = dialect.activation.limits
     if dialect.activation.symmetric:
-        return Encoding(np.float32(dialect.scales(max(row.symmetric for row in rows) / highest)), 0)
+        reach = max(*(row.symmetric for row in rows), dialect.smallest_range / 2)
+        return Encoding(np.float32(dialect.scales(reach / highest)), 0)
     low, high = min(row.affine[0] for row in rows), max(row.affine[1] for row in rows)
     high = max(high, low + dialect.smallest_range)
     scale = np.float32(dialect.scales((high - low) / (highest - lowest)))
@@ -53,18 +54,21 @@ def quantize_activation(values: Array, held: Encoding, dialect: Dialect) -> Arra
     return integers
 
 
-def amplitude(values: Array, dialect: Dialect) -> float:
-    """The largest size of a constant, not below what the dialect can span."""
-    return max(float(np.abs(values).max()), dialect.smallest_range / 2)
+def covers(held: Encoding, rows: Iterable[ActivationRange], dialect: Dialect) -> bool:
+    """Whether an encoding spans the ranges of tensors, to within a step at either end."""
+    low, high = ((end - held.zero_point) * float(held.scale) for end in dialect.activation.limits)
+    step = float(held.scale)
+    return all(row.affine[0] >= low - step and row.affine[1] <= high + step for row in rows)
 
 
-def weight_scales(amplitudes: Array, bias: Array | None, activation: Encoding, dialect: Dialect, per_channel: bool | None = None) -> Float32:
+def weight_scales(amplitudes: Array, bias: Array | None, activation: Encoding | None, dialect: Dialect, per_channel: bool | None = None) -> Float32:
     """Scales [channels] (or [1], where the operator's weights are not `per_channel`) of weights with these symmetric amplitudes.
 
-    They are raised where bias / (activation scale x weight scale) would leave int32: in a channel of almost no weights.
+    They are raised where bias / (activation scale x weight scale) would leave int32: in a channel of almost no weights. `activation`: None where
+    what is multiplied has no encoding, and so the bias no integers.
     """
     amplitudes = np.maximum(np.asarray(amplitudes, np.float64), dialect.smallest_range / 2) / dialect.weight.limits[1]
-    if bias is not None and dialect.bias == "int32":
+    if bias is not None and activation is not None and dialect.bias == "int32":
         amplitudes = np.maximum(amplitudes, np.abs(bias.reshape(-1).astype(np.float64)) / (float(activation.scale) * (INT32_HIGHEST // 2)))
     separate = dialect.weight.per_channel if per_channel is None else per_channel
     return dialect.scales(amplitudes if separate else amplitudes.max(keepdims=True))

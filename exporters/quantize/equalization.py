@@ -15,14 +15,14 @@ nothing changes on the examples, and elsewhere a channel is cut where it was nev
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.exporters.quantize.layers import Batch, stream
+from kdedge.exporters.quantize.layers import Batch, stream, together
 from kdedge.exporters.quantize.roles import WEIGHTED, channel_axis
 from kdedge.exporters.quantize.wiring import attribute, bias_place, constant, is_float_activation
 
@@ -36,6 +36,9 @@ LARGEST = 128.0  # a factor; more would bring float16 and int32 biases to their 
 
 # f(s x) = s f(x) for s > 0, channel by channel.
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"})
+
+# Those, and others that `_scales_through` knows, that take axes behind axis 1 together.
+_OF_PLACES = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Flatten", "ReduceMean"})
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class _Group:
     readers: list[Any] = field(default_factory=list)
     limits: dict[str, float] = field(default_factory=dict)  # what a Clip makes, and its upper end
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What the readers read."""
+        return tuple(dict.fromkeys(str(node.inputs[0].name) for node in self.readers))
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether convolutions make it: channels lie on axis 1, else on the last one."""
+        return any(node.op_type == "Conv" for node in self.makers)
+
 
 def equalize(model: Any, batches: Sequence[Batch], per_channel: bool = True) -> Equalized:
     """Factors for all tensors of an `onnx_ir.Model` that only equalizable layers make and read. `per_channel`: how the weights will be quantized.
@@ -69,8 +82,9 @@ def equalize(model: Any, batches: Sequence[Batch], per_channel: bool = True) -> 
         note += f"; behind {limited} activations with an upper limit, channels grow until the largest value seen reaches it"
     if not groups:
         return Equalized({}, note)
-    sizes = [_sizes(model, group, batches) if per_channel else None for group in groups]
-    floors = [_floors(model, group, batches) for group in groups]
+    seen = _seen(model, groups, batches, per_channel)
+    sizes = [_largest(seen[name] for name in group.read) if per_channel else None for group in groups]
+    floors = [_floors(group, seen) for group in groups]
     weights, biases = _held(groups)
     for _ in range(ROUNDS):
         largest = 0.0
@@ -138,7 +152,16 @@ def _groups(graph: Any) -> list[_Group]:
     for value, limit in limits:
         groups[find(value)].limits[str(value.name)] = limit
     closed = {find(value) for value in blocked}
-    return [group for head, group in groups.items() if head not in closed and group.makers and group.readers]
+    return [group for head, group in groups.items() if head not in closed and group.makers and group.readers and _is_one_axis(group)]
+
+
+def _is_one_axis(group: _Group) -> bool:
+    """Whether the channels of all makers and readers lie on one axis, which nothing between them moves or takes together."""
+    if not group.is_spatial:
+        between = {value.producer().op_type for value in group.values}
+        return not between & _OF_PLACES and not any(node.op_type == "Conv" for node in group.readers)
+    flat = [value.shape is not None and len(value.shape) == 2 for value in (node.inputs[0] for node in group.readers if node.op_type != "Conv")]
+    return all(node.op_type == "Conv" for node in group.makers) and all(flat)
 
 
 def _is_layer(node: Any, uses: Counter[Any]) -> bool:
@@ -187,7 +210,8 @@ def _scales_through(node: Any) -> bool:
     if node.op_type == "ReduceMean":
         axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
         rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
-        return axes is not None and rank is not None and rank > 2 and all(int(axis) % rank >= 2 for axis in np.asarray(axes).reshape(-1))
+        found = np.asarray([] if axes is None else axes).reshape(-1)  # none named: all are meant
+        return rank is not None and rank > 2 and found.size > 0 and all(int(axis) % rank >= 2 for axis in found)
     return False
 
 
@@ -259,27 +283,21 @@ def _shaped(factors: Float64, axis: int, rank: int) -> Float64:
     return factors.reshape([-1 if place == axis else 1 for place in range(rank)])
 
 
-def _sizes(model: Any, group: _Group, batches: Sequence[Batch]) -> Float64:
-    """The largest magnitude seen in each channel of what a group's readers read."""
-    names = list(dict.fromkeys(str(node.inputs[0].name) for node in group.readers))
-    return _largest(_seen(model, group, names, batches))
-
-
-def _floors(model: Any, group: _Group, batches: Sequence[Batch]) -> Float64 | None:
+def _floors(group: _Group, seen: Mapping[str, Float64]) -> Float64 | None:
     """The factors with which the largest value seen reaches an upper limit; None where there is none."""
     if not group.limits:
         return None
-    seen = _seen(model, group, list(group.limits), batches)
-    floors = _largest(found / limit for found, limit in zip(seen, group.limits.values(), strict=True))
-    return np.asarray(np.maximum(floors, 1 / LARGEST))
+    return np.asarray(np.maximum(_largest(seen[name] / limit for name, limit in group.limits.items()), 1 / LARGEST))
 
 
-def _seen(model: Any, group: _Group, names: Sequence[str], batches: Sequence[Batch]) -> list[Float64]:
-    spatial = any(node.op_type == "Conv" for node in group.makers)
-    largest: list[Any] = [0.0] * len(names)
-    for arrays in stream(model, names, batches):
-        for place, array in enumerate(arrays):
-            axis = 1 if spatial else array.ndim - 1
-            found = np.abs(array).max(axis=tuple(other for other in range(array.ndim) if other != axis))
-            largest[place] = np.maximum(largest[place], found.astype(np.float64))
-    return [np.asarray(found) for found in largest]
+def _seen(model: Any, groups: Sequence[_Group], batches: Sequence[Batch], per_channel: bool) -> dict[str, Float64]:
+    """The largest magnitude seen in each channel of what the groups' readers read (only where `per_channel` asks for it) and of what is limited."""
+    axes = {name: 1 if group.is_spatial else -1 for group in groups for name in ((*group.read, *group.limits) if per_channel else group.limits)}
+    made = [str(value.name) for node in model.graph for value in node.outputs if value.name in axes]
+    largest: dict[str, Float64] = {}
+    for names in together(model, made, batches):
+        for arrays in stream(model, names, batches):
+            for name, array in zip(names, arrays, strict=True):
+                found = np.abs(np.moveaxis(array, axes[name], 0)).reshape(array.shape[axes[name]], -1).max(axis=1).astype(np.float64)
+                largest[name] = np.maximum(largest[name], found) if name in largest else found
+    return largest

@@ -1,7 +1,8 @@
 """A dialect's own lowered graph in torch, with everything that lowering rounds made from float tensors and ranges that can be trained.
 
 What is trained is what is handed over: float weights and a range table. In each forward pass they go through the functions that lowering itself
-uses (`encoding`), so that lowering them again gives the integers, scales and zero points that were trained with.
+uses (`encoding`), so that lowering them again gives the integers, scales and zero points that were trained with. Only where a dialect writes the
+offset of a normalisation as int32 does lowering round it anew, in steps that go with the range of what the node reads.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class FakeQuantized(nn.Module):
     def __init__(self, model: Path, table: RangeTable, dialect: Dialect, weights: Mapping[str, Float32] | None = None, learned: bool = True) -> None:
         super().__init__()
         self.table, self.dialect = table, dialect
-        lowered = _lowered(model, table, dialect, weights or {})
+        # With the activations that the integers' range makes superfluous: a range that is learned may grow beyond them.
+        lowered = _lowered(model, table, replace(dialect, drops_activations=False), weights or {})
         self.graph = TorchGraph(lowered)
         source = load(model)
         replace_tensors(source.graph, dict(weights or {}))
@@ -99,7 +101,10 @@ class FakeQuantized(nn.Module):
             self.register_buffer(f"_start{place}", torch.from_numpy(array.copy()), persistent=False)
             self.register_buffer(f"_unit{place}", torch.from_numpy(units[name]), persistent=False)
         self._ranges = table.activation_ranges()
+        self._starts = [self._start(scale) for scale in self.scales]
         self._channels = _channel_places(self.weighted, table)
+        ranges = table.weight_ranges()
+        self._amplitudes = {key: np.asarray(ranges[key].symmetric, np.float64) for key in self._channels}
         self.activations = nn.Parameter(torch.zeros(len(self.scales), 2), requires_grad=learned)
         self.channels = nn.Parameter(torch.zeros(sum(row.size for row in self._channels.values())), requires_grad=learned)
         self._check()
@@ -113,6 +118,10 @@ class FakeQuantized(nn.Module):
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs."""
         return self.graph.outputs
+
+    def learnable(self) -> list[nn.Parameter]:
+        """The parameters that training moves; none where the graph multiplies by nothing and the dialect rounds nothing."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad and parameter.numel()]
 
     def forward(self, feeds: Mapping[str, Tensor], wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Outputs by name (or any `wanted` values of the lowered graph), from inputs by name."""
@@ -146,7 +155,7 @@ class FakeQuantized(nn.Module):
         # What was learned was observed by nobody: such rows have no choices.
         activations = {row.name: replace(row, choices=()) for place in range(len(self.scales)) for row in self._rows(place)}
         weights = {
-            key: replace(row, symmetric=tuple(self._amplitudes(key).tolist()), choices=())
+            key: replace(row, symmetric=tuple(self._grown(key).tolist()), choices=())
             for key, row in self.table.weight_ranges().items()
             if key in self._channels
         }
@@ -158,15 +167,15 @@ class FakeQuantized(nn.Module):
 
     # ---- ranges ----------------------------------------------------------------------------------------------------------
 
-    def _start(self, place: int) -> ActivationRange:
-        """The range that the scale at `place` began with: it covers those of all rows, as `encode_activation` does."""
-        rows = [self._ranges[name] for name in self.scales[place].rows]
+    def _start(self, scale: _Scale) -> ActivationRange:
+        """The range that a scale began with: it covers those of all rows, as `encode_activation` does."""
+        rows = [self._ranges[name] for name in scale.rows]
         ends = min(row.affine[0] for row in rows), max(row.affine[1] for row in rows)
         return replace(rows[0], symmetric=max(row.symmetric for row in rows), affine=ends)
 
     def _rows(self, place: int) -> list[ActivationRange]:
         """The rows of the table as they are now: all that share a scale have its range."""
-        start = self._start(place)
+        start = self._starts[place]
         low, high = (float(grown) for grown in np.exp(self.activations[place].detach().cpu().numpy().astype(np.float64)))
         symmetric, affine = start.symmetric * high, (start.affine[0] * low, start.affine[1] * high)
         return [replace(self._ranges[name], symmetric=symmetric, affine=affine) for name in self.scales[place].rows]
@@ -177,32 +186,30 @@ class FakeQuantized(nn.Module):
         exact = grown.new_tensor(float(held.scale)), grown.new_tensor(float(held.zero_point))
         if not self.activations.requires_grad:
             return exact
-        start, (lowest, highest) = self._start(place), self.dialect.activation.limits
+        start, (lowest, highest) = self._starts[place], self.dialect.activation.limits
         if self.dialect.activation.symmetric:
             return _straight(start.symmetric * grown[1] / highest, exact[0]), exact[1]
         low = start.affine[0] * grown[0]
         scale = _straight((start.affine[1] * grown[1] - low) / (highest - lowest), exact[0])
         return scale, (exact[1] if start.affine[0] == 0.0 else _straight(lowest - low / scale, exact[1]))
 
-    def _amplitudes(self, key: tuple[str, int]) -> npt.NDArray[np.float64]:
-        row = self.table.weight_ranges()[key]
-        places = self._channels.get(key)
-        start = np.asarray(row.symmetric, np.float64)
-        return start if places is None else start * np.exp(self.channels[places].detach().cpu().numpy().astype(np.float64))
+    def _grown(self, key: tuple[str, int]) -> npt.NDArray[np.float64]:
+        """The amplitudes of a weight as they are now."""
+        grown: npt.NDArray[np.float64] = np.exp(self.channels[self._channels[key]].detach().cpu().numpy().astype(np.float64))
+        return self._amplitudes[key] * grown
 
     # ---- weights ---------------------------------------------------------------------------------------------------------
 
     def _weight(self, node: _Weighted, tensors: Mapping[str, Tensor], source: Encoding) -> dict[str, Tensor]:
         row, dialect = node.row, self.dialect
-        weight = tensors[row.name]
+        key, weight = (row.name, row.axis), tensors[row.name]
         bias = None if node.bias is None else tensors[str(row.bias)]
         held = None if bias is None else bias.detach().cpu().numpy()
         separate = dialect.per_channel(row.operator)
-        exact = encoding.weight_scales(self._amplitudes((row.name, row.axis)), held, source, dialect, separate)
+        exact = encoding.weight_scales(self._grown(key), held, source, dialect, separate)
         scales = torch.from_numpy(exact).to(weight.device)
         if self.channels.requires_grad:
-            start = weight.new_tensor(self.table.weight_ranges()[row.name, row.axis].symmetric)
-            smooth = start * self.channels[self._channels[row.name, row.axis]].exp() / dialect.weight.limits[1]
+            smooth = weight.new_tensor(self._amplitudes[key]) * self.channels[self._channels[key]].exp() / dialect.weight.limits[1]
             scales = _straight(smooth if separate else smooth.amax(0, keepdim=True), scales)
         along = scales.reshape([-1 if place == row.axis else 1 for place in range(weight.ndim)])
         integers: Tensor = Quantize.apply(weight, along, weight.new_zeros(()), *dialect.weight.limits)  # type: ignore[no-untyped-call]
@@ -237,13 +244,22 @@ def _straight(smooth: Tensor, exact: Tensor) -> Tensor:
 # ---- from the lowered graph back to what it was made of ----------------------------------------------------------------------
 
 
+def write_lowered(model: Path, table: RangeTable, dialect: Dialect, weights: Mapping[str, Float32], folder: Path) -> Path:
+    """Lower what training hands over, beside its files in `folder`; the path of the lowered graph.
+
+    Raises:
+        ExportError: as `lower`.
+    """
+    ranges, tensors, out = folder / "ranges.json", folder / "weights.safetensors", folder / "lowered.onnx"
+    write_table(table, ranges)
+    write_tensors(weights, tensors)
+    lower(model, ranges, dialect, out, tensors)
+    return out
+
+
 def _lowered(model: Path, table: RangeTable, dialect: Dialect, weights: Mapping[str, Float32]) -> Any:
     with tempfile.TemporaryDirectory(prefix="lowered-") as temporary:
-        folder = Path(temporary)
-        write_table(table, folder / "ranges.json")
-        write_tensors(weights, folder / "weights.safetensors")
-        lower(model, folder / "ranges.json", dialect, folder / "model.onnx", folder / "weights.safetensors")
-        return load(folder / "model.onnx")
+        return load(write_lowered(model, table, dialect, weights, Path(temporary)))
 
 
 def _wiring(source: Any, lowered: Any, table: RangeTable, dialect: Dialect) -> tuple[list[_Scale], list[_Weighted]]:
@@ -251,13 +267,12 @@ def _wiring(source: Any, lowered: Any, table: RangeTable, dialect: Dialect) -> t
     decided = plan(source, table, dialect)
     groups = {value.name: tuple(member.name for member in group) for group in decided.groups for value in group}
     known = table.activation_ranges()
-    landing = {str(value.name): str(folded_into(value).name) for node in source for value in node.outputs}
     readers: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     owners: dict[Any, tuple[str, ...]] = {}  # Q and DQ nodes of activations -> the rows that made their scale
     for node in lowered:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.inputs) < 3:
             continue
-        name = _point(node, known, landing)
+        name = _point(node, known)
         if name is None:
             continue
         rows = tuple(sorted(groups.get(name, (name,))))
@@ -275,17 +290,16 @@ def _wiring(source: Any, lowered: Any, table: RangeTable, dialect: Dialect) -> t
     return scales, [node for node in found if node is not None]
 
 
-def _point(node: Any, known: Mapping[str, ActivationRange], landing: Mapping[str, str]) -> str | None:
+def _point(node: Any, known: Mapping[str, ActivationRange]) -> str | None:
     """The tensor of the float graph whose range made the scale of a Q or DQ node: through operators that move integers, back to the Q.
 
-    A Q may read what comes before activations that its range makes superfluous (`landing` is behind them), or what was a graph output's name."""
+    What a Q reads may have had another name, that of a graph output, which its DQ has now."""
     while node is not None and node.op_type != "QuantizeLinear":
         value = node.inputs[0]
         node = None if value is None else value.producer()
     if node is None or model_file.constant(node.inputs[0]) is not None:
         return None
-    source = str(node.inputs[0].name)
-    names = [landing.get(source), source, *(use.node.outputs[0].name for use in node.outputs[0].uses())]
+    names = [node.inputs[0].name, *(use.node.outputs[0].name for use in node.outputs[0].uses())]
     return next((str(name) for name in names if name in known), None)
 
 

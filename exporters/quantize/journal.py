@@ -41,6 +41,14 @@ class Journal:
             self.answers[key] = json.loads(json.dumps(found))
         return self.answers[key]
 
+    def known(self, question: Any) -> Any:
+        """The answer on record, None where there is none."""
+        return self.answers.get(_key(question))
+
+    def asked(self, kind: str) -> list[Any]:
+        """The answers to all questions that are lists and begin with `kind`."""
+        return [answer for key, answer in self.answers.items() if json.loads(key)[0] == kind]
+
 
 def _key(question: Any) -> str:
     return json.dumps(question, sort_keys=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +19,8 @@ def kept_float(model: Any, patterns: Iterable[str]) -> tuple[str, ...]:
     names = [str(node.name) for node in model.graph]
     kept: list[str] = []
     for pattern in patterns:
-        found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        meant = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+        found = [name for name in names if meant.fullmatch(name)]
         if not found:
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
             hint = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else ""

@@ -13,13 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from kdedge.errors import ExportError
-from kdedge.exporters import model_file
+from kdedge.exporters.equivalence import GraphRunError, open_graph
 from kdedge.exporters.quantize import encoding
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
 from kdedge.exporters.quantize.wiring import bias_place, constant
-from kdedge.runtimes.onnxruntime import import_runtime, said_by
-
-ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
+from kdedge.runtimes.onnxruntime import said_by
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -169,7 +167,7 @@ def together(model: Any, names: Sequence[str], batches: Sequence[Batch]) -> Iter
     held = 0
     for name in names:
         shape = None if values[name].shape is None else list(values[name].shape)
-        known = shape is not None and all(isinstance(size, int) for size in shape[1:])
+        known = shape is not None and all(isinstance(size, int) and size > 0 for size in shape[1:])
         size = rows * 4 * int(np.prod([int(size) for size in (shape or [])[1:]])) if known else BYTES_AT_ONCE
         if part and (held + size > BYTES_AT_ONCE or len(part) == VALUES_AT_ONCE):
             yield part
@@ -181,10 +179,7 @@ def together(model: Any, names: Sequence[str], batches: Sequence[Batch]) -> Iter
 
 
 def _opened(model: Any) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # the same bytes on every machine of a kind
-    options.log_severity_level = 4
     try:
-        return ort.InferenceSession(model_file.to_bytes(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise ExportError(f"the graph cannot be opened: {said_by(error)}") from error
+        return open_graph(model)
+    except GraphRunError as error:
+        raise ExportError(f"the graph cannot be opened: {error}") from error

@@ -13,7 +13,7 @@ from kdedge.errors import ExportError
 from kdedge.exporters import model_file
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.emit import Writer
-from kdedge.exporters.quantize.encoding import Encoding, encode_activation
+from kdedge.exporters.quantize.encoding import Encoding, covers, encode_activation
 from kdedge.exporters.quantize.masks import cut_masks
 from kdedge.exporters.quantize.plan import Plan, plan
 from kdedge.exporters.quantize.ranges import ActivationRange, RangeTable, read_table
@@ -26,13 +26,14 @@ from kdedge.exporters.quantize.wiring import constant, load
 class LoweredReport:
     """What lowering did. `activations`: tensors that got a Q/DQ pair; `weighted`: nodes whose weights are quantized;
     `moving`: nodes that move integers; all in graph order. `kept`: nodes that stay float because the recipe or the dialect says so (the
-    validator does not ask for their places). `notes`: what a person should know."""
+    validator does not ask for their places). `notes`: what a person should know. `reasons`: why nodes stay float, by node, as `notes` say it."""
 
     activations: tuple[str, ...]
     weighted: tuple[str, ...]
     moving: tuple[str, ...]
     kept: tuple[str, ...]
     notes: tuple[str, ...]
+    reasons: tuple[tuple[str, str], ...] = ()
 
 
 def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path, weights: Path | None = None) -> LoweredReport:
@@ -87,34 +88,50 @@ def _encodings(graph: Any, decided: Plan, table: RangeTable, dialect: Dialect) -
     made = [value for node in decided.moving for value in node.outputs]
 
     def encoded(value: Any) -> Encoding:
-        producer = value.producer()
-        if producer is not None and producer.op_type in dialect.fixed:
-            scale, zero_point = dialect.fixed[producer.op_type]
-            return Encoding(np.float32(scale), zero_point)
-        return encode_activation([rows[member.name] for member in groups.get(value, [value])], dialect)
+        if own := _fixed(value, dialect):
+            return own
+        sharing = groups.get(value, [value])
+        ranges = [rows[member.name] for member in sharing]
+        # What is moved keeps the scale that the hardware fixes, unless it meets something wider in a Concat.
+        fixed = (held for member in sharing if (held := _fixed(member, dialect)) and covers(held, ranges, dialect))
+        return next(fixed, None) or encode_activation(ranges, dialect)
 
     return {value: encoded(value) for value in (*decided.points, *made)}
 
 
+def _fixed(value: Any, dialect: Dialect) -> Encoding | None:
+    """The encoding that a dialect fixes for the operator that makes a value."""
+    producer = value.producer()
+    if producer is None or producer.op_type not in dialect.fixed:
+        return None
+    scale, zero_point = dialect.fixed[producer.op_type]
+    return Encoding(np.float32(scale), zero_point)
+
+
 def _unsuitable(node: Any) -> str:
     """Why analysis made no row of a weighted node."""
-    if constant(node.inputs[1]) is None:
+    operands = [constant(value) for value in node.inputs[:2]]
+    if all(held is None for held in operands):
         return "it multiplies two activations"
+    if operands[1] is None:
+        return "its constant stands on the left, where integer kernels take none"
     return "its operands, bias or attributes have a form that integer kernels do not take"
 
 
 def _report(graph: Any, decided: Plan, table: RangeTable, dialect: Dialect) -> LoweredReport:
-    notes = []
+    notes, reasons = [], []
     for node in graph:
         reason = decided.float_nodes.get(node.name, "")
         if node.op_type in WEIGHTED and node not in decided.weighted and not reason and not dialect.leaves_no_float:
             reason = _unsuitable(node)
         if reason:
             notes.append(f"`{node.name}` ({node.op_type}) stays float: {reason}")
+            reasons.append((str(node.name), reason))
     return LoweredReport(
         activations=tuple(str(value.name) for value in decided.points),
         weighted=tuple(node.name for node in decided.weighted),
         moving=tuple(node.name for node in decided.moving),
         kept=tuple(dict.fromkeys((*table.keep_float, *decided.float_nodes))),
         notes=tuple(notes),
+        reasons=tuple(reasons),
     )

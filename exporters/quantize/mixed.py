@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge import progress
-from kdedge.artifact import Artifact, CalibratedRanges, FloatGraph, ImportPath, Lineage, MixedTrial, ModelFiles, PreparedData, RecoveryStep
+from kdedge.artifact import Artifact, CalibratedRanges, FloatGraph, ImportPath, Lineage, MixedTrial, ModelFiles, Precision, PreparedData, RecoveryStep
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
-from kdedge.errors import ExportError
+from kdedge.errors import DeviceError, ExportError, MeasurementError
 from kdedge.exporters.build import build
 from kdedge.exporters.equivalence import run
 from kdedge.exporters.model_file import load_model
 from kdedge.exporters.quantize.bench import Bench, Timed
 from kdedge.exporters.quantize.budget import read_budget
+from kdedge.exporters.quantize.distance import WORST
 from kdedge.exporters.quantize.journal import Journal
 from kdedge.exporters.quantize.lower import LoweredReport, lower
 from kdedge.exporters.quantize.mixed_search import Layer, search
@@ -91,6 +91,9 @@ def find_mixed(
         bench = Bench(device, timing, work / "bench", judge.feeds)
         pair = _Pair(journal, factory, bench, target)
 
+        done: list[tuple[str, ...]] = []
+        limit = settings.mixed.trials
+
         def distance(kept: tuple[str, ...]) -> float:
             return float(journal.once(["distance", *kept], lambda: learn.error(lowering.outputs(kept, learn.feeds, logits))))
 
@@ -100,8 +103,6 @@ def find_mixed(
             done.append(kept)
             return MixedTrial(kept, found["kl"], found["agreement"], found["latency_ms"])
 
-        done: list[tuple[str, ...]] = []
-        limit = settings.mixed.trials
         layers = pair.layers(lowering.choices)
         outcome = search(layers, distance, measure, budget, limit, other=factory.other)
         progress.advance(f"mixed precision for {target.name}", limit, limit)
@@ -119,13 +120,15 @@ def find_mixed(
 
 @dataclass(frozen=True)
 class _Judged:
-    """Inputs, and what the float graph makes of them: logits [n, C]."""
+    """Inputs, and what the float graph makes of them: logits [n, C].
+
+    Logits that are not finite (float16 overflows) are as far away as can be, instead of a number that compares with nothing."""
 
     feeds: tuple[Feed, ...]
     reference: Array
 
     def kl(self, logits: Array) -> float:
-        return float(kl_divergence(self.reference, logits).mean())
+        return float(kl_divergence(self.reference, logits).mean()) if np.isfinite(logits).all() else WORST
 
     def agreement(self, logits: Array) -> float:
         return float(top1_agreement(self.reference, logits).mean())
@@ -135,6 +138,8 @@ class _Judged:
 
         It is what layers are compared by: the KL of confident answers hangs on a few examples between two classes, and a layer that happens to
         move those says little of others; here every example counts."""
+        if not np.isfinite(logits).all():
+            return WORST
         wanted, found = (values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64) for values in (self.reference, logits))
         return float(np.square(found - wanted).sum() / max(float(np.square(wanted).sum()), np.finfo(np.float64).tiny))
 
@@ -146,10 +151,17 @@ def _examples(model: FloatGraph, data: PreparedData, logits: str) -> tuple[_Judg
     if len(data.calibration) < 2:
         raise ExportError(f"`mixed` needs at least 2 calibration examples, and there are {len(data.calibration)}: raise data.calibration")
     examples, graph = open_examples(data.splits["train"]), load_model(model.path)
+    fixed = first_size if isinstance(first_size := model.inputs[0].shape[0], int) else 0
+    if fixed and len(data.calibration) < 2 * fixed:
+        raise ExportError(
+            f"`mixed` needs two batches of calibration examples, the graph takes {fixed} at once, and there are {len(data.calibration)}"
+        )
     halves = []
     for first in (0, 1):
-        chosen = np.asarray(data.calibration[first::2][:MOST_EXAMPLES], np.int64)
-        feeds = tuple(encode(model.encoder, examples.raw(chosen[start : start + _BATCH])) for start in range(0, len(chosen), _BATCH))
+        chosen = np.asarray(data.calibration[first::2][: max(MOST_EXAMPLES, fixed)], np.int64)
+        size = fixed or _BATCH
+        starts = range(0, len(chosen) - size + 1 if fixed else len(chosen), size)  # a graph of one size takes whole batches alone
+        feeds = tuple(encode(model.encoder, examples.raw(chosen[start : start + size])) for start in starts)
         halves.append(_Judged(feeds, _logits_of(graph, feeds, logits)))
     return halves[0], halves[1]
 
@@ -210,8 +222,10 @@ class _Factory:
         return self._build("mixed", replace(self.ranges, table=table), folder)
 
     def float_twin(self) -> Artifact:
-        """What the target runs where all layers are float."""
-        return self._build("fp16" if self.other == "float16" else "fp32", None, self._folder("float"))
+        """What the target runs where all layers are float, also where it ships nothing of the kind."""
+        precision: Precision = "fp16" if self.other == "float16" else "fp32"
+        runs = replace(self, target=replace(self.target, precisions=(precision,)))
+        return runs._build(precision, None, self._folder("float"))
 
     def _folder(self, name: str) -> Path:
         folder = self.work / name
@@ -241,7 +255,7 @@ class _Pair:
 
     def _reference(self) -> float | None:
         """The median of the integer artifact when it was timed first, which the ratios of all candidates are multiplied with."""
-        known = self.journal.answers.get(json.dumps(["trial"]))
+        known = self.journal.known(["trial"])
         return None if known is None else known["latency_ms"]
 
     def layers(self, names: Sequence[str]) -> list[Layer]:
@@ -253,24 +267,29 @@ class _Pair:
         """By the runtime's times of layers in a float and in an integer artifact, else by multiply-accumulates."""
         if self.integer is None:
             self.integer = self.factory.mixed((), "integer")
-        twin = self.factory.float_twin()
-        slow, fast = (self.bench.layer_times(artifact) for artifact in (twin, self.integer))
-        timed = {name: slow[name] - fast[name] for name in names if name in slow and name in fast}
         macs = {node.name: float(node.macs or 0) for node in self.integer.asked}
+        timed, why = self._timed(self.integer, names)
         if not timed:
-            why = f"layers were not timed one by one ({self.bench.why_not or f'{self.target.runtime} gives no times of layers'})"
-            return {
-                "costs": {name: macs.get(name, 0.0) for name in names},
-                "note": f"{why}: what they cost was taken to follow their multiply-accumulates",
-            }
+            note = f"layers were not timed one by one ({why}): what they cost was taken to follow their multiply-accumulates"
+            return {"costs": {name: macs.get(name, 0.0) for name in names}, "note": note}
         # A layer whose name the runtime did not keep costs what its multiply-accumulates do elsewhere.
         rate = sum(max(cost, 0.0) for cost in timed.values()) / max(sum(macs.get(name, 0.0) for name in timed), 1.0)
         return {"costs": {name: timed.get(name, rate * macs.get(name, 0.0)) for name in names}, "note": ""}
 
+    def _timed(self, integer: Artifact, names: Sequence[str]) -> tuple[dict[str, float], str]:
+        """What each layer takes longer in float, in ms; where none was timed, why."""
+        try:
+            fast = self.bench.layer_times(integer)
+            slow = self.bench.layer_times(self.factory.float_twin()) if fast else {}
+        except (DeviceError, MeasurementError) as error:
+            return {}, str(error)
+        return {name: slow[name] - fast[name] for name in names if name in slow and name in fast}, f"{self.target.runtime} gives no times of layers"
+
     def notes(self) -> tuple[str, ...]:
-        found = self.journal.answers
-        unable = dict.fromkeys(answer["why_not"] for key, answer in found.items() if json.loads(key)[0] == "trial" and answer["why_not"])
-        return (found[json.dumps(["costs"])]["note"], f"candidates were not timed: {'; '.join(unable)}" if unable else "")
+        answers = self.journal.asked("trial")
+        unable = [answer["why_not"] for answer in answers if answer["latency_ms"] is None]
+        which = "candidates" if len(unable) == len(answers) else f"{len(unable)} of {len(answers)} candidates"
+        return (self.journal.known(["costs"])["note"], f"{which} were not timed: {'; '.join(dict.fromkeys(unable))}" if unable else "")
 
 
 def _trial(kept: tuple[str, ...], pair: _Pair, lowering: _Lowering, judge: _Judged, logits: str) -> dict[str, Any]:
@@ -278,4 +297,4 @@ def _trial(kept: tuple[str, ...], pair: _Pair, lowering: _Lowering, judge: _Judg
     found = timed.outputs.get(logits) if timed.outputs is not None else lowering.outputs(kept, judge.feeds, logits)
     if found is None:
         raise ExportError(f"the candidate gives no output `{logits}`")
-    return {"kl": judge.kl(found), "agreement": judge.agreement(found), "latency_ms": timed.latency_ms, "why_not": pair.bench.why_not}
+    return {"kl": judge.kl(found), "agreement": judge.agreement(found), "latency_ms": timed.latency_ms, "why_not": timed.why_not}

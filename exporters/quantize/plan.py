@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize.ranges import RangeTable, Weight
 from kdedge.exporters.quantize.roles import moved_inputs
-from kdedge.exporters.quantize.wiring import FOLDED, folded_into, is_float_activation, is_operand
+from kdedge.exporters.quantize.wiring import FOLDED, constant, folded_into, is_float_activation, is_operand
 
 
 @dataclass
@@ -125,20 +127,21 @@ class _Planner:
                 self.plan.everywhere.update(node.outputs)
         elif node.op_type in self.dialect.operators("inputs") and wanted and node.name in self.shared:
             self._quantize_input(node, 0)
-        elif node.op_type in self.dialect.operators("products") and all(self._known_activation(value) for value in node.inputs):
-            for place in range(len(node.inputs)):
-                self._quantize_input(node, place)
 
     def _surround(self, node: Any) -> None:
         """Quantize all that a node reads and makes, where the dialect leaves nothing in float."""
         held = [value for value in (*node.inputs, *node.outputs) if value is not None and is_float_activation(value)]
         if any(folded_into(value).name not in self.known for value in held):
             self.plan.float_nodes[node.name] = f"no range was observed for what {node.op_type} reads or makes"
+            return
+        if any(is_operand(node, place) and not _is_finite_operand(node, place) for place in range(len(node.inputs))):
+            self.plan.float_nodes[node.name] = f"{node.op_type} reads a constant that is not finite, for which no integer stands"
+            return
         for place in range(len(node.inputs)):
             self._quantize_operand(node, place)
         for value in node.outputs:
             landing = folded_into(value)
-            if landing.name in self.known:
+            if is_float_activation(value):
                 self._add_point(landing)
                 self.plan.everywhere.add(landing)
 
@@ -150,14 +153,14 @@ class _Planner:
         values = [(place, value) for place, value in enumerate(node.inputs) if value is not None]
         if all(value in self.quantized for _, value in values):
             return True
-        can_be = all(self._known_activation(value) or is_operand(node, place) for place, value in values)
+        can_be = all(self._known_activation(value) or _is_finite_operand(node, place) for place, value in values)
         return can_be and any(value in self.plan.everywhere for _, value in values)
 
     def _quantize_operand(self, node: Any, place: int) -> None:
         value = node.inputs[place]
         if self._known_activation(value):
             self._quantize_input(node, place)
-        elif value is not None and is_operand(node, place):
+        elif _is_finite_operand(node, place):
             self.plan.constants.append((node, place))
 
     def _quantize_input(self, node: Any, place: int) -> None:
@@ -210,6 +213,11 @@ class _Planner:
             for place, value in enumerate(moved_inputs(node)):
                 if value in points and (node, place) not in self.plan.reads.get(value, []):
                     self._quantize_input(node, place)
+
+
+def _is_finite_operand(node: Any, place: int) -> bool:
+    held = constant(node.inputs[place])
+    return is_operand(node, place) and held is not None and bool(np.isfinite(held).all())
 
 
 def _joined(nodes: list[Any]) -> Iterator[list[Any]]:

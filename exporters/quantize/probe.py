@@ -16,12 +16,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from kdedge.errors import ExportError
-from kdedge.exporters import model_file
+from kdedge.exporters.equivalence import GraphRunError, open_graph
 from kdedge.exporters.quantize.observers.seen import extremes_of
 from kdedge.exporters.quantize.probe_graph import ProbeBuilder, shapes_as_outputs, values_of
-from kdedge.runtimes.onnxruntime import import_runtime, said_by
-
-ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
+from kdedge.runtimes.onnxruntime import said_by
 
 BATCH = 32  # examples a run, at most
 BYTES_AT_ONCE = 128 << 20  # of the observed tensors of one run, as if they were all held together
@@ -58,7 +56,7 @@ class Probe:
         self.infinite: set[str] = set()
         self.model = model
         self.names = tuple(names)
-        self.fixed_rows = 0 if whole else _fixed_batch(model)
+        self.fixed_rows = 0 if whole else fixed_batch(model)
         self.rows = 0
         self.session: Any = None
         self.inputs = {str(value.name) for value in model.graph.inputs if value.name not in model.graph.initializers}
@@ -132,13 +130,10 @@ class Probe:
         return known
 
     def _session(self, model: ir.Model) -> Any:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # the same bytes on every machine of a kind
-        options.log_severity_level = 4
         try:
-            return ort.InferenceSession(model_file.to_bytes(model), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's classes all come straight from Exception
-            raise ExportError(f"`{self.title}` cannot be opened for calibration: {said_by(error)}") from error
+            return open_graph(model)
+        except GraphRunError as error:
+            raise ExportError(f"`{self.title}` cannot be opened for calibration: {error}") from error
 
     def _call(self, session: Any, names: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
         try:
@@ -157,14 +152,16 @@ class Probe:
 
 def _static_size(value: ir.Value) -> int:
     """Values an example; 0 where the shape does not say."""
-    sizes = None if value.shape is None else [size if isinstance(size, int) else 0 for size in list(value.shape)[1:]]
+    sizes = None if value.shape is None else [max(0, size) if isinstance(size, int) else 0 for size in list(value.shape)[1:]]
     return 0 if sizes is None else math.prod(sizes)
 
 
-def _fixed_batch(model: ir.Model) -> int:
-    shape = model.graph.inputs[0].shape if model.graph.inputs else None
+def fixed_batch(model: ir.Model) -> int:
+    """The only batch size that a graph takes; 0 where it takes any."""
+    given = next((value for value in model.graph.inputs if value.name not in model.graph.initializers), None)
+    shape = None if given is None else given.shape
     first = shape[0] if shape is not None and len(shape) else None
-    return first if isinstance(first, int) else 0
+    return max(0, first) if isinstance(first, int) else 0  # some exporters write -1 for a size that varies
 
 
 def _finite(lows: Array, highs: Array, values: Array) -> bool:

@@ -1,6 +1,6 @@
 """The range table: what is known about every tensor that may be quantized. Target-neutral, plain values, written as JSON.
 
-Calibration fills it, quantization-aware training will rewrite its ranges, and each dialect lowers the same table into its own types.
+Calibration fills it, quantization-aware training rewrites its ranges, and each dialect lowers the same table into its own types.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.model_file import save_model
 from kdedge.exporters.quantize.adaptive_rounding import adapt_rounding
 from kdedge.exporters.quantize.bias_correction import correct_biases
-from kdedge.exporters.quantize.calibrate import observe
+from kdedge.exporters.quantize.calibrate import calibration_batches, observe
 from kdedge.exporters.quantize.distance import Batch, Distance, Gaps, is_closer, split
 from kdedge.exporters.quantize.equalization import equalize
 from kdedge.exporters.quantize.layers import Lowered
 from kdedge.exporters.quantize.lower import lower
+from kdedge.exporters.quantize.probe import BATCH, fixed_batch
 from kdedge.exporters.quantize.ranges import OBSERVERS, RangeTable, read_table, with_observer, write_table
 from kdedge.exporters.quantize.tensors import replace_tensors, write_tensors
 from kdedge.exporters.quantize.wiring import load
+from kdedge.intervals import FEWEST_FOR_BOOTSTRAP
 from kdedge.progress import advance, message
 from kdedge.recipe import QuantizeSection
 
@@ -32,7 +34,6 @@ TOOLS = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 
 SEED = 0
 WEIGHT_OBSERVERS = ("minmax", "mse")
-BATCH = 32
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -57,7 +58,7 @@ def recover(
         DataError: an example cannot be read.
     """
     written: Dialect = dialect.load()
-    found = recover_graph(model.path, read_table(ranges.table), _batches(model, data), settings, written, folder)
+    found = recover_graph(model.path, read_table(ranges.table), calibration_batches(model, data), settings, written, folder)
     table, weights = folder / "ranges.json", None
     write_table(found.table, table)
     if found.weights is not None:
@@ -66,23 +67,14 @@ def recover(
     return replace(ranges, table=table, observer=found.table.observer, weights=weights, dialect=written.name, steps=found.steps)
 
 
-def _batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]]:
-    from kdedge.data import open_examples
-    from kdedge.data.encode import encode
-
-    examples = open_examples(data.splits["train"])
-    indices = np.asarray(data.calibration, np.int64)
-    for start in range(0, len(indices), BATCH):
-        yield encode(model.encoder, examples.raw(indices[start : start + BATCH]))
-
-
 def recover_graph(
     path: Path, table: RangeTable, batches: Iterable[Mapping[str, Array]], settings: QuantizeSection, dialect: Dialect, folder: Path
 ) -> Recovered:
     """The same for a float ONNX file, its range table and `batches` of its inputs (axis 0 counts examples), which are all held in memory.
 
     The order is fixed, whatever that of `settings.recover`: the observer; equalization, which changes the float weights and needs new ranges;
-    adaptive rounding, which needs the ranges; bias correction, which takes what is left. One half of the examples is learned from, the other judges.
+    adaptive rounding, which needs the ranges; bias correction, which takes what is left. One half of the examples is learned from, the other judges:
+    each step is kept only where that finds the outputs closer by more than the noise, so fewer than 20 judges keep nothing.
     `folder`: where temporary files go.
 
     Raises:
@@ -110,23 +102,21 @@ class _Recovery:
         self, path: Path, table: RangeTable, batches: Iterable[Mapping[str, Array]], settings: QuantizeSection, dialect: Dialect, folder: Path
     ) -> None:
         self.path, self.settings, self.dialect, self.folder = path, settings, dialect, folder
-        first = load(path).graph.inputs[0]
-        fixed = first.shape[0] if first.shape is not None and len(first.shape) and isinstance(first.shape[0], int) else 0
-        self.learning, judging = split(batches, fixed, SEED)
+        model = load(path)
+        self.learning, judging = split(batches, fixed_batch(model), SEED)
         if not self.learning:
             raise ExportError(f"`{path.name}` cannot be recovered: there are no calibration examples of the batch size that it takes")
-        self.judge = Distance(load(path), judging)
+        self.judge = Distance(model, judging)
         self.all = [*self.learning, *judging]
         self.best = _Candidate(table)
         self.gaps = self.judge.of(self._lowered(self.best))
         self.steps: list[RecoveryStep] = []
-        self.weight_observer = ""
 
     def run(self) -> Recovered:
         wanted = self.settings.recover
         todo: list[tuple[str, Callable[[], tuple[_Candidate, str]]]] = []
         if self.settings.observer == "best":
-            self._choose_observer()
+            todo.append(("observer", self._closest))
         if "equalization" in wanted:
             todo.append(("equalization", self._equalized))
         if "adaptive_rounding" in wanted:
@@ -151,7 +141,7 @@ class _Recovery:
 
     def _note(self, name: str, kept: bool, before: Gaps, after: Gaps, note: str) -> None:
         divergence = f"KL {before.text()} -> {after.text()} nats" if before.kl is not None else ""
-        few = "" if len(before.error) >= 20 else f"{len(before.error)} examples are too few to tell"
+        few = "" if len(before.error) >= FEWEST_FOR_BOOTSTRAP else f"{len(before.error)} examples are too few to tell"
         text = "; ".join(part for part in (divergence, few, note) if part)
         step = RecoveryStep(name, kept, "relative-error", float(before.error.mean()), float(after.error.mean()), text)
         self.steps.append(step)
@@ -174,29 +164,25 @@ class _Recovery:
 
     # ---- steps -------------------------------------------------------------------------------------------------------------
 
-    def _choose_observer(self) -> None:
+    def _closest(self) -> tuple[_Candidate, str]:
         """The observer of activations, then that of weights, whose integers come closest on the examples to learn from."""
-        aim = Distance(load(self.path), self.learning)
-        table = self.best.table
-        trials = [with_observer(table, name) for name in OBSERVERS]
-        chosen = _Candidate(with_observer(table, table.observer))
-        least = aim.of(self._lowered(chosen))
-        for done, trial in enumerate(trials):
-            found = aim.of(self._lowered(_Candidate(trial)))
-            if found.error.mean() < least.error.mean():
-                chosen, least = _Candidate(trial), found
-            advance("observer", done + 1, len(trials) + len(WEIGHT_OBSERVERS), trial.observer)
-        for done, name in enumerate(WEIGHT_OBSERVERS):
-            trial = replace(chosen.table, weights=with_observer(table, name).weights)
-            found = aim.of(self._lowered(_Candidate(trial)))
-            if found.error.mean() < least.error.mean():
-                chosen, least = _Candidate(trial), found
-            advance("observer", len(trials) + done + 1, len(trials) + len(WEIGHT_OBSERVERS), name)
-        self.weight_observer = next(name for name in WEIGHT_OBSERVERS if with_observer(table, name).weights == chosen.table.weights)
-        note = f"activations by {chosen.table.observer}, weights by {self.weight_observer}, the closest on the examples to learn from"
-        before, self.best = self.gaps, chosen
-        self.gaps = self.judge.of(self._lowered(chosen))
-        self._note("observer", chosen.table != table, before, self.gaps, note)
+        aim, table = Distance(load(self.path), self.learning), self.best.table
+        total, done = len(OBSERVERS) + len(WEIGHT_OBSERVERS), 0
+
+        def closest(tables: Mapping[str, RangeTable], first: str) -> RangeTable:
+            nonlocal done
+            errors: dict[str, float] = {}
+            for name in sorted(tables, key=lambda name: name != first):  # of equal ones the one that is chosen already
+                errors[name] = float(aim.of(self._lowered(_Candidate(tables[name]))).error.mean())
+                done += 1
+                advance("observer", done, total, name)
+            return tables[min(errors, key=errors.__getitem__)]
+
+        chosen = closest({name: with_observer(table, name) for name in OBSERVERS}, table.observer)
+        weights = {name: replace(chosen, weights=with_observer(table, name).weights) for name in WEIGHT_OBSERVERS}
+        chosen = closest(weights, _weight_observer(chosen))
+        note = f"activations by {chosen.observer}, weights by {_weight_observer(chosen)}, the closest on the examples to learn from"
+        return (self.best if chosen == table else _Candidate(chosen)), note
 
     def _equalized(self) -> tuple[_Candidate, str]:
         found = equalize(load(self.path), self.learning, self.dialect.weight.per_channel)
@@ -207,10 +193,11 @@ class _Recovery:
         path = self.folder / "equalized.onnx"
         save_model(changed, path)
         before = self.best.table
-        table = observe(path, self.all, self.settings, total=before.samples)
-        if self.settings.observer == "best":
-            table = replace(with_observer(table, before.observer), weights=with_observer(table, self.weight_observer).weights)
-        table = replace(table, model_sha256=before.model_sha256, keep_float=before.keep_float)
+        # What is not finite stays float, as it does where the graph was calibrated so.
+        table = observe(path, self.all, self.settings, total=before.samples, tolerant=True)
+        weights = with_observer(table, _weight_observer(before)).weights
+        kept = tuple(dict.fromkeys((*before.keep_float, *table.keep_float)))
+        table = replace(with_observer(table, before.observer), weights=weights, model_sha256=before.model_sha256, keep_float=kept)
         return _Candidate(table, found.tensors), found.note
 
     def _rounded(self) -> tuple[_Candidate, str]:
@@ -227,6 +214,11 @@ class _Recovery:
         if not tensors:
             return self.best, note or "no layer of this graph runs on integers here"
         return replace(self.best, tensors={**self.best.tensors, **tensors}), note
+
+
+def _weight_observer(table: RangeTable) -> str:
+    """Which observer's amplitudes a table has chosen for the weights."""
+    return next(name for name in WEIGHT_OBSERVERS if with_observer(table, name).weights == table.weights)
 
 
 def batches_of(arrays: Mapping[str, Array], rows: int = BATCH) -> Sequence[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,10 +25,7 @@ def flatten(call: Call, x: Tensor) -> Tensor:
     """Flatten to two dimensions."""
     axis = int(call.get("axis", 1))
     axis = axis + x.ndim if axis < 0 else axis
-    rows = 1
-    for size in x.shape[:axis]:
-        rows *= size
-    return x.reshape(rows, -1) if x.numel() else x.reshape(rows, 0)
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
 def transpose(call: Call, x: Tensor) -> Tensor:

@@ -254,10 +254,16 @@ def _not_nearest_or_linear(attributes: dict[str, Any], outputs: int) -> str:
     return ""
 
 
+def _same_with_dilations(attributes: dict[str, Any]) -> str:
+    """ONNX Runtime makes another size of it than ONNX says."""
+    same = attributes.get("auto_pad", "NOTSET").startswith("SAME")
+    return "padded to the same size with dilations" if same and max(attributes.get("dilations", [1])) > 1 else ""
+
+
 # Forms of known operators that are not known: why, "" for the others. Called with the attributes and the number of outputs that are read.
 _LIMITS: dict[str, Callable[[dict[str, Any], int], str]] = {
     "Resize": _not_nearest_or_linear,
-    "MaxPool": lambda attributes, outputs: "with indices" if outputs > 1 else "",
+    "MaxPool": lambda attributes, outputs: "with indices" if outputs > 1 else _same_with_dilations(attributes),
     "AveragePool": lambda attributes, outputs: "with dilations" if max(attributes.get("dilations", [1])) > 1 else "",
     "BatchNormalization": lambda attributes, outputs: "in training" if attributes.get("training_mode", 0) or outputs > 1 else "",
     "Dropout": lambda attributes, outputs: "with its mask" if outputs > 1 else "",

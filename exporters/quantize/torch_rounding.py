@@ -19,13 +19,8 @@ _LIMITS = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768,
 
 def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """QuantizeLinear: round half to even, then saturate. The integers come as float32, which holds them exactly and lets gradients through."""
-    limits = integer_limits(call.outputs[0])
-    if limits is None:
-        limits = (0, 255) if zero is None else _LIMITS.get(zero.dtype)
-    if limits is None:
-        raise call.error("it makes numbers that are no integers of up to 16 bits")
     held = torch.zeros((), device=x.device) if zero is None else zero
-    integers: Tensor = Quantize.apply(x, *_along(call, x, scale, held), *limits)  # type: ignore[no-untyped-call]
+    integers: Tensor = Quantize.apply(x, *_along(call, x, scale, held), *_limits(call, zero))  # type: ignore[no-untyped-call]
     return integers
 
 
@@ -34,6 +29,14 @@ def dequantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None 
     scale, held = _along(call, x, scale, torch.zeros((), device=x.device) if zero is None else zero)
     values = x if x.is_floating_point() else x.to(torch.float64) if x.dtype == torch.int32 else x.float()
     return ((values if zero is None else values - held.to(values)).to(scale.dtype)) * scale
+
+
+def _limits(call: Call, zero: Tensor | None) -> tuple[int, int]:
+    """Of the integers that a Q makes: as its output is declared, else of its zero point's type, else of ONNX's default."""
+    limits = integer_limits(call.outputs[0]) or ((0, 255) if zero is None else _LIMITS.get(zero.dtype))
+    if limits is None:
+        raise call.error("it makes numbers that are no integers of up to 16 bits")
+    return limits
 
 
 def _along(call: Call, x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,10 +53,7 @@ def rounded(call: Call, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
     `call` is the Q's.
     """
-    limits = integer_limits(call.outputs[0]) or _LIMITS.get(zero.dtype)
-    if limits is None:
-        raise call.error("it makes numbers that are no integers of up to 16 bits")
-    values: Tensor = Rounded.apply(x, scale.reshape(()), zero.reshape(()), *limits)  # type: ignore[no-untyped-call]
+    values: Tensor = Rounded.apply(x, scale.reshape(()), zero.reshape(()), *_limits(call, zero))  # type: ignore[no-untyped-call]
     return values
 
 

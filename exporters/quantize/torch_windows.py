@@ -136,34 +136,39 @@ def _transposed_pads(call: Call, x: Tensor, sizes: list[int], window: _Window) -
         return window.pads
     wanted = shape[-window.rank :] if shape is not None else [size * stride for size, stride in zip(x.shape[2:], window.strides, strict=True)]
     cut = [size - target for size, target in zip(sizes, wanted, strict=True)]
-    return _spread(cut, at_end=automatic == "SAME_UPPER")
+    # Strides that are wider than the kernel leave less than wanted: only a given shape is filled up.
+    return _spread(cut if shape is not None else [max(each, 0) for each in cut], at_end=automatic == "SAME_UPPER")
 
 
 # ---- resizing --------------------------------------------------------------------------------------------------------------
 
 
 def resize(call: Call, x: Tensor, region: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-    """Resize, nearest or linear: each axis for itself, which is what the linear mode means."""
+    """Resize, nearest or linear: each axis for itself, which is what the linear mode means.
+
+    Sizes and places are computed in float32, as runtimes do: a scale of 0.7 is not quite that, and which neighbour is nearest hangs on it.
+    """
     if call.opset < 11:  # Resize-10: (x, scales)
         scales = region
-    chosen = call.integers("axes") or list(range(x.ndim))
-    axes = [axis % x.ndim for axis in chosen]
-    given = None if scales is None or scales.numel() == 0 else scales.tolist()
-    targets = None if sizes is None or sizes.numel() == 0 else [int(size) for size in sizes.tolist()]
-    for place, axis in enumerate(axes):
-        size = x.shape[axis]
-        target = targets[place] if targets is not None else math.floor(size * given[place]) if given is not None else size
-        scale = given[place] if given is not None else target / size
-        if target != size or scale != 1.0:
-            x = _resize_axis(call, x, axis, target, scale)
+    axes = [axis % x.ndim for axis in call.integers("axes") or range(x.ndim)]
+    before = torch.tensor([x.shape[axis] for axis in axes], dtype=torch.float32)
+    if sizes is not None and sizes.numel():
+        after, factors = sizes, sizes.float() / before
+    elif scales is not None and scales.numel():
+        after, factors = (scales * before).floor(), scales
+    else:
+        return x
+    for axis, target, factor in zip(axes, after.long().tolist(), factors.tolist(), strict=True):
+        if target != x.shape[axis] or factor != 1.0:
+            x = _resize_axis(call, x, axis, target, factor)
     return x
 
 
 def _resize_axis(call: Call, x: Tensor, axis: int, target: int, scale: float) -> Tensor:
     size = x.shape[axis]
-    places = _coordinates(call, torch.arange(target, dtype=torch.float64), size, target, scale)
+    places = _coordinates(call, torch.arange(target, dtype=torch.float32), size, target, scale)
     if call.get("mode", "nearest") == "nearest":
-        return x.index_select(axis, _nearest(call, places).clamp(0, size - 1).long().to(x.device))
+        return x.index_select(axis, _nearest(call, places, scale).clamp(0, size - 1).long().to(x.device))
     places = places.clamp(0, size - 1)
     below = places.floor()
     share = (places - below).to(x).reshape([-1 if place == axis else 1 for place in range(x.ndim)])
@@ -175,6 +180,8 @@ def _coordinates(call: Call, out: Tensor, size: int, target: int, scale: float) 
     how = "asymmetric" if call.opset < 11 else call.get("coordinate_transformation_mode", "half_pixel")
     if how == "asymmetric":
         return out / scale
+    if how == "tf_half_pixel_for_nn":
+        return (out + 0.5) / scale
     if how == "align_corners":
         return out * (size - 1) / (target - 1) if target > 1 else out * 0
     if how == "pytorch_half_pixel" and target == 1:
@@ -184,8 +191,10 @@ def _coordinates(call: Call, out: Tensor, size: int, target: int, scale: float) 
     return (out + 0.5) / scale - 0.5
 
 
-def _nearest(call: Call, places: Tensor) -> Tensor:
-    how = "floor" if call.opset < 11 else call.get("nearest_mode", "round_prefer_floor")
+def _nearest(call: Call, places: Tensor, scale: float) -> Tensor:
+    how = call.get("nearest_mode", "round_prefer_floor")
+    if call.opset < 11:  # ONNX left it open; this is what ONNX Runtime does
+        how = "ceil" if scale < 1.0 else "floor"
     if how == "floor":
         return places.floor()
     if how == "ceil":

@@ -65,7 +65,7 @@ def is_activation(value: Any) -> bool:
 def is_operand(node: Any, place: int) -> bool:
     """Whether an input of a node is a float constant that it computes with."""
     held = constant(node.inputs[place])
-    return held is not None and held.dtype == np.float32 and place not in _PARAMETERS.get(node.op_type, ())
+    return held is not None and held.dtype == np.float32 and held.size > 0 and place not in _PARAMETERS.get(node.op_type, ())
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def audit_here(artifact: Path, sizes: Sequence[str]) -> Audit:
     from kdedge.fidelity.audit import audit
 
     found = _runnable(artifact)
-    model = load(found.path)
+    model = _named(load(found.path))
     chosen = _sizes(sizes)
     fixed = _filled(model, chosen)
     device = open_device("local")
@@ -86,6 +85,16 @@ def _sizes(given: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def _named(model: ir.Model) -> ir.Model:
+    """The model with a name for each dimension of its inputs that varies and has none: `INPUT.AXIS`."""
+    import onnx_ir as ir
+
+    for value in model.graph.inputs:
+        sizes = [f"{value.name}.{axis}" if not isinstance(size, int) and size.value is None else size for axis, size in enumerate(value.shape or ())]
+        value.shape = None if value.shape is None else ir.Shape(sizes)
+    return model
+
+
 def _filled(model: ir.Model, chosen: Mapping[str, int]) -> dict[str, int]:
     """A size for every dimension of the inputs that varies.
 
@@ -113,23 +122,23 @@ def _executed(found: Runnable, model: ir.Model, sizes: Mapping[str, int], device
     from kdedge.data.npy import save_npy
     from kdedge.devices.jobs import run_job
     from kdedge.exporters.examples import random_feed
+    from kdedge.fidelity.validate import executed_in
     from kdedge.runtimes.job import Job
 
+    feed = random_feed(_specs(model, sizes), {})
+    rows = next((len(array) for array in feed.values() if array.ndim), 1)
     with tempfile.TemporaryDirectory(prefix="kdedge-inspect-") as temporary:
         folder = Path(temporary)
         files = {}
-        for place, (name, array) in enumerate(random_feed(_specs(model, sizes), {}).items()):
+        for place, (name, array) in enumerate(feed.items()):
             files[name] = str(folder / f"input{place}.npy")
             save_npy(Path(files[name]), array)
-        first = model.graph.inputs[0].shape
-        rows = int(sizes.get(str(getattr(first[0], "value", first[0])), 0) or first[0]) if first else 1
         graphs = {"model": [str(found.path.resolve())]}
         job = Job("validate", found.runtime, graphs, found.options, [files], batch=rows, fixed_batch=True)
         result = run_job(device, job, folder / "job", _SECONDS)
         if result.status != "ok":
             raise MeasurementError(f"{found.path.name} does not run here on {found.runtime}: {result.reason}")
-        layers: list[dict[str, Any]] = json.loads((folder / "job" / "executed.json").read_text(encoding="utf-8"))
-        return layers
+        return executed_in(folder / "job")
 
 
 def _specs(model: ir.Model, sizes: Mapping[str, int]) -> list[Any]:

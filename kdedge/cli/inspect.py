@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
         import json
 
         from kdedge.cli.inspecting import describe, lines, printable, violations
+        from kdedge.errors import KdedgeError
 
+        if size and not executed:
+            raise KdedgeError(f"--size {size[0]}: sizes are for a run: add --executed")
         facts = describe(artifact)
         found = violations(artifact, dialect) if dialect is not None else []
         if executed:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdedge import progress
+from kdedge.cli.inspecting import printable
 from kdedge.cli.running import listener_of
 from kdedge.errors import KdedgeError
 from kdedge.recipe import QuantizeSection
@@ -75,7 +76,7 @@ def _print(result: Quantized, model: Path, out: Path) -> None:
     if not console.is_terminal:
         console.width = 120  # a log has no edge
     if not result.written:
-        console.print(f"{model.name} was not quantized for {result.dialect}: {result.reason}", markup=False, soft_wrap=True)
+        console.print(f"{model.name} was not quantized for {result.dialect}: {printable(result.reason)}", markup=False, soft_wrap=True)
     else:
         before, after = result.sizes
         console.print(f"{model.name} -> {out}: {size(before)} -> {size(after)} ({after / before:.0%})", markup=False, soft_wrap=True)
@@ -84,12 +85,13 @@ def _print(result: Quantized, model: Path, out: Path) -> None:
     _print_float(result.left, console)
     _print_distances(result, console)
     for note in result.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
 
 
 def _facts(result: Quantized) -> Iterator[str]:
     if result.examples:
-        nodes = f"{len(result.integer)} of {len(result.integer) + len(result.left)} nodes with weights"
+        layers = len(result.integer) + sum(one.is_layer for one in result.left)
+        nodes = f"{len(result.integer)} of {layers} nodes with weights"
         shares = result.shares
         counted = ""
         if shares is not None:
@@ -111,7 +113,7 @@ def _print_float(left: Sequence[FloatNode], console: Console) -> None:
     for (operator, reason), count in Counter((one.operator, one.reason) for one in left).most_common():
         names = [one.node for one in left if (one.operator, one.reason) == (operator, reason)]
         more = f" and {count - _NAMED} more" if count > _NAMED else ""
-        table.add_row(*(Text(_printable(text)) for text in (f"{count} {operator}", reason, ", ".join(names[:_NAMED]) + more)))
+        table.add_row(*(Text(printable(text)) for text in (f"{count} {operator}", reason, ", ".join(names[:_NAMED]) + more)))
     console.print(table)
 
 
@@ -122,20 +124,15 @@ def _print_distances(result: Quantized, console: Console) -> None:
     if not result.distances:
         return
     seen = "held back from calibration" if result.held_back else "that calibration saw too"
-    console.print(f"distance to {'the original'} on {result.compared} examples {seen}:", markup=False)
+    console.print(f"distance to the original on {result.compared} examples {seen}:", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("output", overflow="fold")
     names = [name for name in _HEADINGS if any(name in one.figures for one in result.distances)]
     for name in names:
         table.add_column(_HEADINGS[name])
     for one in result.distances:
-        table.add_row(Text(_printable(one.name)), *(Text(str(one.figures[name]) if name in one.figures else "-") for name in names))
+        table.add_row(Text(printable(one.name)), *(Text(str(one.figures[name]) if name in one.figures else "-") for name in names))
     console.print(table)
 
 
 _HEADINGS = {"sqnr": "SQNR", "agreement": "same largest entry", "kl": "KL", "equal": "equal elements"}
-
-
-def _printable(text: str) -> str:
-    """What a file says must not steer the terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: What reading an array out of an `.npz` archive raises where the file is damaged, packed by a method that is not there, too large for the memory,
-#: or holds Python objects (which are refused).
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
+#: What reading an array out of an `.npz` archive raises where the file is damaged, encrypted, packed by a method that is not there, too large for
+#: the memory, or holds Python objects (which are refused). A method that is not there is a NotImplementedError, an encrypted one a RuntimeError.
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class NpyWriter:

@@ -24,8 +24,9 @@ from kdedge.fidelity.audit import audit
 from kdedge.fidelity.divergence import kl_divergence, largest_error, sqnr_estimate
 from kdedge.fidelity.scoring import checked_logits, task_scores
 from kdedge.intervals import mean_estimate
-from kdedge.measured import Audit, DeviceIdentity, Fidelity, References
+from kdedge.measured import DeviceIdentity, Fidelity, References
 from kdedge.runtimes.job import Job, Result
+from kdedge.runtimes.validate import EXECUTED_FILE
 from kdedge.tasks.contract import Task
 
 TOOLS = ("numpy",)
@@ -56,6 +57,7 @@ def validate(
             return _without_figures(result.status, result.reason, result)
         outputs = in_order_of_the_split(result.outputs, work, inputs)
         figures, largest = compare(outputs, references, judge)
+        ran = executed_in(work)
         layers = _kept_layers(work, folder)
     except (DeviceError, MeasurementError, ModelError) as error:
         return _without_figures("failed", str(error), None)
@@ -67,11 +69,11 @@ def validate(
         reason="",
         figures=figures,
         largest_error=largest,
-        executed=_counts(layers),
+        executed=dict(sorted(Counter(str(layer["dtype"]) for layer in ran).items())),
         layers=layers,
         runtime_version=result.runtime_version,
         outputs=_written(outputs, folder),
-        audit=_audited(artifact, layers, device),
+        audit=audit(artifact.asked, ran, artifact.runtime, artifact.options, device.machines) if layers is not None and artifact.asked else None,
     )
 
 
@@ -154,28 +156,17 @@ def _without_figures(status: str, reason: str, result: Result | None) -> Fidelit
     return Fidelity("not-run" if status == "not-run" else "failed", reason, runtime_version=result.runtime_version if result else "")
 
 
+def executed_in(work: Path) -> list[dict[str, Any]]:
+    """The executed layers that a worker left in its folder (the fields of `ExecutedLayer`); none where the runtime does not tell."""
+    path = work / EXECUTED_FILE
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return found
+
+
 def _kept_layers(work: Path, folder: Path) -> Path | None:
-    """What really ran, layer by layer; None where the runtime does not tell."""
-    source = work / "executed.json"
-    if not source.is_file():
-        return None
-    kept = folder / "executed.json"
-    shutil.move(source, kept)
-    return kept
-
-
-def _counts(layers: Path | None) -> dict[str, int]:
-    if layers is None:
-        return {}
-    counts = Counter(str(layer["dtype"]) for layer in json.loads(layers.read_text(encoding="utf-8")))
-    return dict(sorted(counts.items()))
-
-
-def _audited(artifact: Artifact, layers: Path | None, device: DeviceIdentity) -> Audit | None:
-    if layers is None or not artifact.asked:
-        return None
-    executed = json.loads(layers.read_text(encoding="utf-8"))
-    return audit(artifact.asked, executed, artifact.runtime, artifact.options, device.machines)
+    """The file of what really ran; None where the runtime does not tell."""
+    source = work / EXECUTED_FILE
+    return Path(shutil.move(source, folder / EXECUTED_FILE)) if source.is_file() else None
 
 
 def _written(outputs: Mapping[str, Array], folder: Path) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdedge.estimate import Estimate
 from kdedge.measured import Audit, Cell
 from kdedge.report import drawings, figures
 from kdedge.report.layout import Block, Bullets, Folded, Section, Table, TableCell
@@ -14,7 +15,7 @@ _WORDS = {"int8": "integers", "fp16": "float16", "bf16": "bfloat16", "fp32": "fl
 
 def audit(result: RunResult) -> Section | None:
     """One row an artifact on a device; sentences; then a folded table of its nodes for each that was not asked in float32."""
-    known = [(cell, cell.fidelity.audit) for cell in result.cells if cell.fidelity.audit is not None]
+    known = [(cell, found) for cell in result.cells if (found := cell.audit) is not None]
     if not known:
         return None
     rows = tuple(
@@ -68,15 +69,16 @@ def shares(found: Audit) -> str:
 
 
 def slower(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """A sentence for each artifact of lower precision that is slower than its float32 twin on the same device: where its time goes."""
+    """A sentence for each artifact of lower precision that is slower than its float32 twin on the same device: where its time goes. Nothing is said
+    where the intervals of both overlap, which noise alone explains."""
     said = []
     for cell in cells:
         twin = next((one for one in cells if _are_twins(cell, one)), None)
-        if twin is None or cell.fidelity.audit is None:
+        if twin is None or cell.audit is None:
             continue
-        mine, other = (one.latency.figures["latency_median"].value for one in (cell, twin))
-        if mine > other:
-            said.append(_slower(cell, twin, mine, other, cell.fidelity.audit))
+        mine, other = (one.latency.figures["latency_median"] for one in (cell, twin))
+        if (mine.interval or (mine.value, mine.value))[0] > (other.interval or (other.value, other.value))[1]:
+            said.append(_slower(cell, twin, mine, other, cell.audit))
     return tuple(said)
 
 
@@ -86,7 +88,7 @@ def _are_twins(cell: Cell, other: Cell) -> bool:
     return same and timed and cell.artifact.precision != "fp32" and other.artifact.precision == "fp32"
 
 
-def _slower(cell: Cell, twin: Cell, mine: float, other: float, found: Audit) -> str:
+def _slower(cell: Cell, twin: Cell, mine: Estimate, other: Estimate, found: Audit) -> str:
     wanted = "fp16" if cell.artifact.precision == "fp16" else "int8"
     whole = sum(found.macs.values())
     share = (
@@ -95,8 +97,9 @@ def _slower(cell: Cell, twin: Cell, mine: float, other: float, found: Audit) -> 
     extra = sum(found.conversions.values())
     spent = "" if found.conversion_ms is None else f", which take {found.conversion_ms:.3g} ms"
     converts = f", and it has {extra} conversions{spent}" if extra else ""
+    sure = "" if mine.interval and other.interval else ", without an interval"
     name, float_name = figures.name_of(cell.artifact), figures.name_of(twin.artifact)
-    return f"{name} is slower than {float_name} on {cell.device} ({mine:.3g} ms against {other:.3g} ms): {share}{converts}"
+    return f"{name} is slower than {float_name} on {cell.device} ({mine.value:.3g} ms against {other.value:.3g} ms{sure}): {share}{converts}"
 
 
 def _conversions(found: Audit) -> str:

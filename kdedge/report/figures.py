@@ -34,7 +34,7 @@ def size(size_bytes: float) -> str:
 
 def count(number: float) -> str:
     """A large number in three digits: `2.21 M`."""
-    scale, name = next(((scale, name) for scale, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if number >= scale), (1.0, ""))
+    scale, name = next(((scale, name) for scale, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if number >= 0.9995 * scale), (1.0, ""))
     return f"{number / scale:.3g}{name}"
 
 

@@ -196,7 +196,7 @@ def cell_json(cell: Cell) -> dict[str, Any]:
         "peak_memory_mb": None if cell.proxy else latency.peak_memory_mb,
         "executed": dict(fidelity.executed),
         "integer_share": fidelity.audit.integer_share if fidelity.audit else None,
-        "audit": audit_json(fidelity.audit),
+        "audit": audit_json(cell.audit),
     }
 
 

@@ -136,3 +136,24 @@ def test_a_dimension_that_varies_behind_the_first_needs_a_size(kdedge: Program, 
     assert ended.code == 2
     assert "`image`: its axis 2 varies (`height`): give a size, such as --size height=32" in ended.err
     assert kdedge("inspect", path, "--executed", "--size", "height=16").code == 0
+
+
+def test_dimensions_without_a_name_are_called_by_their_input_and_axis(kdedge: Program, tmp_path: Path) -> None:
+    path = residual(tmp_path / "r.onnx")
+    model = onnx.load(str(path))
+    for axis in (0, 2):  # as exporters write them that know no names
+        model.graph.input[0].type.tensor_type.shape.dim[axis].ClearField("dim_param")
+        model.graph.input[0].type.tensor_type.shape.dim[axis].ClearField("dim_value")
+    del model.graph.value_info[:]
+    onnx.save(model, str(path))
+    ended = kdedge("inspect", path, "--executed")
+    assert ended.code == 2
+    assert "`image`: its axis 2 varies (`image.2`): give a size, such as --size image.2=32" in ended.err
+    found = json.loads(kdedge("inspect", path, "--executed", "--json", "--size", "image.2=16", "--size", "image.0=2").out)["audit"]
+    assert found["macs"] == {"fp32": 2 * 2_208_064}
+
+
+def test_a_size_without_a_run_is_refused(kdedge: Program, quantized: Path) -> None:
+    ended = kdedge("inspect", quantized, "--size", "N=2")
+    assert ended.code == 2
+    assert "--size N=2: sizes are for a run: add --executed" in ended.err

@@ -52,6 +52,13 @@ def test_what_stays_float_is_listed_with_its_reason(kdedge: Program, model: Path
     assert (one["node"], one["operator"]) == ("head", "Gemm")
 
 
+def test_what_stands_between_layers_is_listed_and_not_counted_as_one(kdedge: Program, tmp_path: Path) -> None:
+    graphs.rows(tmp_path / "x.npz")
+    ended = kdedge("quantize", graphs.of_microsoft(tmp_path / "gelu.onnx"), *DIALECT, "--data", "x.npz", "-o", "out.onnx")
+    assert "on integers: 2 of 2 nodes with weights: 100.0%" in ended.out
+    assert any(line.split()[:2] == ["1", "com.microsoft.Gelu"] for line in ended.out.splitlines())
+
+
 def test_a_model_that_gains_nothing_is_said_to_be_so_with_code_0_and_no_file(kdedge: Program, tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("Relu", ["x"], ["y"], "relu")]
     path = graphs.save(tmp_path / "relu.onnx", nodes, [graphs.described("x", ["n", 32])], [graphs.described("y", ["n", 32])], [])
@@ -74,6 +81,7 @@ def test_a_model_that_gains_nothing_is_said_to_be_so_with_code_0_and_no_file(kde
         ({"-o": "model.onnx"}, "model.onnx is the model itself; give the result another name"),
         ({"--observer": "average"}, "--observer average: input should be 'minmax', "),
         ({"--percentile": "101"}, "--percentile 101.0: input should be less than or equal to 100"),
+        ({"--at-least": "4000"}, "--at-least 4000: an SQNR of at most 150 dB"),
         ({"--keep-float": "hed"}, "no node is called `hed`; did you mean `head`"),
     ],
 )
@@ -101,6 +109,17 @@ def test_names_in_a_model_cannot_steer_the_terminal(kdedge: Program, tmp_path: P
     onnx.save(model, str(path))
     ended = kdedge("quantize", path, *DIALECT, "--data", "calib.npz", "-o", "out.onnx", "--keep-float", "*head")
     assert ended.code == 0
+    assert "\x1b" not in ended.out + ended.err
+
+
+def test_neither_can_its_operators_in_the_reason_why_nothing_is_done(kdedge: Program, tmp_path: Path) -> None:
+    graphs.rows(tmp_path / "x.npz")
+    nodes = [onnx.helper.make_node("QLinear\x1b[2J", ["x"], ["y"], "q", domain="some.where")]
+    io = [graphs.described("x", ["n", 32])], [graphs.described("y", ["n", 32])]
+    path = graphs.save(tmp_path / "q.onnx", nodes, *io, [], domains=("some.where",))
+    ended = kdedge("quantize", path, *DIALECT, "--data", "x.npz", "-o", "out.onnx")
+    assert ended.code == 0
+    assert "it is quantized already" in ended.out
     assert "\x1b" not in ended.out + ended.err
 
 

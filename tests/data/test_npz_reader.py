@@ -109,6 +109,16 @@ def test_a_damaged_archive_never_gives_anything_but_a_data_error(tmp_path: Path)
     assert refused > len(whole) / 3 / 2
 
 
+def test_an_encrypted_archive_is_an_error_that_says_so(tmp_path: Path) -> None:
+    path = Path(save(tmp_path / "locked.npz", x_train=images(2), y_train=[0, 1]))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\x03\x04") + 6] |= 1  # the flag of encryption, in front of the first member and in the list of all
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="encrypted"):
+        read(str(path), "train", tmp_path, None, None)
+
+
 def test_class_names_of_the_two_splits_must_agree(tmp_path: Path) -> None:
     file = save(tmp_path / "a.npz", x_test=images(2), y_test=[0, 1], classes=["cat", "dog"])
     assert read(file, "test", tmp_path, None, ("cat", "dog")).classes == ("cat", "dog")

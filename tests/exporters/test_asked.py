@@ -6,8 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import graph as graph_of
 from small_graphs import Graph, calibrated, images, lowered, residual
 
 from kdedge.artifact import AskedNode
@@ -19,6 +21,7 @@ from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.dynamic import quantize_dynamically
 from kdedge.exporters.half import to_half
 from kdedge.exporters.model_file import load_model, save_model
+from kdedge.exporters.weight_only import quantize_weights
 from kdedge.fidelity.audit import audit
 from kdedge.measured import Audit
 from kdedge.runtimes import onnxruntime, openvino
@@ -93,6 +96,27 @@ def test_the_precision_is_read_from_the_graph_and_not_from_its_name(tmp_path: Pa
     assert {node.precision for node in asked_nodes(load_model(path), floats="fp16")} == {"fp16"}
     dynamic = asked_nodes(quantize_dynamically(load_model(path)).model, {"N": 1})
     assert [(node.name, node.precision, node.macs) for node in dynamic][-1] == ("logits/integer", "int8", 320)
+
+
+def test_integers_in_a_table_are_no_integer_operand_of_the_layer_that_reads_it() -> None:
+    rng = np.random.default_rng(0)
+    text = "(int64[b, 4] ids) => (float[b, 4, 16] y) { e = Gather<axis = 0>(table, ids) y = MatMul(e, w) }"
+    held = {"table": rng.normal(size=(64, 32)).astype(np.float32), "w": rng.normal(size=(32, 16)).astype(np.float32)}
+    packed = quantize_weights(graph_of(text, **held)).model
+    (product,) = asked_nodes(packed, {"b": 2})
+    assert [node.op_type for node in packed.graph].count("DequantizeLinear") == 2
+    assert (product.precision, product.macs) == ("fp32", 2 * 4 * 16 * 32)
+
+
+def test_an_einsum_of_one_operand_is_asked_and_not_counted() -> None:
+    (found,) = asked_nodes(graph_of('(float[2, 3] x) => (float[3, 2] y) { y = Einsum<equation = "ij->ji">(x) }'))
+    assert (found.operator, found.precision, found.macs) == ("Einsum", "fp32", None)
+
+
+def test_a_quantization_without_a_zero_point_has_it_at_the_end_of_its_type() -> None:
+    text = """(float[1, 2, 4, 4] x) => (uint8[1, 2, 2, 2] y) { c = Conv(x, w) r = Relu(c) y = QuantizeLinear(r, s) }"""
+    (found,) = asked_nodes(graph_of(text, w=np.ones((2, 2, 3, 3), np.float32), s=np.array(0.1, np.float32)))
+    assert (found.between, found.result) == ("", "uint8")
 
 
 def test_why_a_node_stays_float_is_taken_from_the_notes() -> None:
@@ -174,3 +198,24 @@ def test_a_torch_program_is_asked_operator_by_operator(tmp_path: Path) -> None:
     found = audit(nodes, [asdict(layer) for layer in session.executed()], "torch", {})
     assert found.macs == {"fp32": 4 * 8 * 8 * 8 * 27 + 4 * 5 * 8}
     assert found.findings == ()
+
+
+def test_operators_of_a_program_that_are_not_counted_are_named(tmp_path: Path) -> None:
+    import torch
+
+    from kdedge.artifact import Dimension, TensorSpec
+    from kdedge.exporters.asked_program import asked_of_program
+    from kdedge.exporters.torch_program import write_program
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.lstm = torch.nn.Parameter(torch.ones(4, 6)), torch.nn.LSTM(6, 5, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.lstm(torch.einsum("btc,cd->btd", x, self.weight))[0].mean(1)}
+
+    inputs = (TensorSpec("x", "float32", (Dimension("batch", 1, 4, 16), 3, 4)),)
+    write_program(Net(), inputs, ("logits",), tmp_path / "model.pt2", name="net", properties={})
+    found = asked_of_program(tmp_path / "model.pt2", inputs)
+    assert [(node.operator, node.precision, node.macs) for node in found] == [("einsum", "fp32", None), ("lstm", "fp32", None)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from small_graphs import calibrated, residual
 from torch import Tensor
 
 from kdedge.artifact import CalibratedRanges, FloatGraph, ImageEncoder, ImportPath, ModelFiles, PreparedData, SplitSource, TeacherFiles, TensorSpec
+from kdedge.data.held_out import PartOfExamples
 from kdedge.errors import Diverged, ExportError
 from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT
+from kdedge.exporters.dialects.qnn_htp import DIALECT as QNN
 from kdedge.exporters.model_file import save_model
 from kdedge.exporters.quantize import aware_training
 from kdedge.exporters.quantize.aware import aware, held_and_rest, learn
 from kdedge.exporters.quantize.aware_training import Course, Feeds, loss_between, train
+from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.distance import Distance
 from kdedge.exporters.quantize.fake_quantize import FakeQuantized
 from kdedge.exporters.quantize.lower import lower
@@ -137,14 +140,58 @@ def test_operators_that_cannot_be_trained_are_named_and_the_graph_stays_as_it_is
     model = graph("(float[b, 3, 3] image) => (float[b, 3, 3] y) { a = MatMul(image, w) d = Det(a) s = Reshape(d, shape) y = Mul(a, s) }",
                   w=np.eye(3, dtype=np.float32), shape=np.array([-1, 1, 1]))  # fmt: skip
     save_model(model, path)
-    from kdedge.exporters.quantize.calibrate import observe
-
     inputs = np.random.default_rng(0).random((32, 3, 3), dtype=np.float32)
     table = observe(path, [{"image": inputs}], QuantizeSection())
     found = learn(path, table, DIALECT, feeds(1), [{"image": inputs}], section(steps=1), folder=tmp_path)
     assert not found.step.kept
     assert found.step.before == found.step.after
     assert "cannot be trained here: Det" in found.step.note
+
+
+def test_a_graph_with_nothing_to_train_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "float.onnx"
+    save_model(graph("(float[b, 3] image) => (float[b, 3] y) { y = Relu(image) }"), path)
+    inputs = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    table = observe(path, [{"image": inputs}], QuantizeSection())
+    found = learn(path, table, QNN, feeds(1), [{"image": inputs}], section(steps=1, ranges="frozen"), folder=tmp_path)
+    assert (found.step.kept, found.table) == (False, table)
+    assert found.step.before > 0
+    assert "nothing of this graph can be trained" in found.step.note
+
+
+def test_a_graph_without_an_error_is_not_trained(tmp_path: Path) -> None:
+    path = residual(tmp_path / "float.onnx")
+    table = replace(calibrated(path, pictures(64, 1)), keep_float=tuple(str(node.name) for node in load(path).graph))
+
+    def nothing(inputs: Any) -> Any:
+        raise AssertionError("it is trained")
+
+    found = learn(path, table, DIALECT, feeds(3), held(), section(steps=3), answers=nothing, folder=tmp_path)
+    assert (found.step.kept, found.step.before) == (False, 0.0)
+    assert "it gives what the float graph gives" in found.step.note
+
+
+def test_fewer_batches_than_steps_are_an_error_that_counts_them(tmp_path: Path) -> None:
+    path = residual(tmp_path / "float.onnx")
+    student = FakeQuantized(path, calibrated(path, pictures(64, 1)), DIALECT)
+    with pytest.raises(ExportError, match="the batches end after step 2 of 3"):
+        train(student, feeds(2, batch=4), TorchGraph(load(path)), Course(3))
+
+
+def test_a_checkpoint_of_a_run_that_began_with_other_weights_is_not_taken_up(tmp_path: Path) -> None:
+    path = residual(tmp_path / "float.onnx")
+    table, reference = calibrated(path, pictures(64, 1)), TorchGraph(load(path))
+    asked = []
+
+    def counting(inputs: Any) -> Any:
+        asked.append(inputs)
+        return reference(inputs)
+
+    for factor in (1.0, 1.0, 1.01):
+        weights = {"stem.bias": (reference.constants["stem.bias"] * factor).numpy()}
+        train(FakeQuantized(path, table, DIALECT, weights), feeds(2, batch=4), counting, Course(2), tmp_path)
+    # The first run, nothing of the second, which was finished, and the third.
+    assert len(asked) == 4
 
 
 def test_the_loss_is_kl_for_distributions_and_relative_error_for_the_rest() -> None:
@@ -176,8 +223,8 @@ class RawImages:
     """Random uint8 images."""
 
     labels = np.zeros(320, np.int64)
-    ids = tuple(map(str, range(320)))
-    sizes = None
+    ids: Sequence[str] = tuple(map(str, range(320)))
+    sizes: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return 320
@@ -188,6 +235,10 @@ class RawImages:
 
 def open_raw_images() -> RawImages:
     return RawImages()
+
+
+def open_one_image() -> PartOfExamples:
+    return PartOfExamples(RawImages(), np.zeros(1, np.int64))
 
 
 def stage_inputs(tmp_path: Path, **values: Any) -> tuple[FloatGraph, CalibratedRanges, ModelFiles, PreparedData, QuantizeSection]:
@@ -245,6 +296,16 @@ def test_a_teacher_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: py
     model, ranges, student, data, settings = stage_inputs(tmp_path, learn_from="teacher")
     place = ImportPath("kdedge.exporters.dialects.onnxruntime_x86:DIALECT")
     with pytest.raises(ExportError, match="has no teacher: write `student`"):
+        aware(model, ranges, student, None, data, settings, place, 0, folder=tmp_path)
+
+
+def test_one_example_to_learn_from_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    model, ranges, student, data, settings = stage_inputs(tmp_path)
+    split = SplitSource(ImportPath("test_aware:open_one_image"), {}, 1, "fingerprint")
+    data = replace(data, splits={"train": split}, calibration=(0,))
+    place = ImportPath("kdedge.exporters.dialects.onnxruntime_x86:DIALECT")
+    with pytest.raises(ExportError, match="learns from the others: give more than one"):
         aware(model, ranges, student, None, data, settings, place, 0, folder=tmp_path)
 
 

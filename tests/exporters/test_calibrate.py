@@ -14,7 +14,9 @@ from kdedge.artifact import FloatGraph, ImageEncoder, ImportPath, PreparedData, 
 from kdedge.errors import ExportError
 from kdedge.exporters.quantize import probe
 from kdedge.exporters.quantize.calibrate import calibrate, observe
+from kdedge.exporters.quantize.keep_float import kept_float
 from kdedge.exporters.quantize.ranges import RangeTable, read_table
+from kdedge.exporters.quantize.wiring import load
 from kdedge.recipe import QuantizeSection
 
 SETTINGS = QuantizeSection(observer="mse")
@@ -143,3 +145,13 @@ def test_what_fills_a_fixed_batch_up_is_counted_in_no_histogram(tmp_path: Path) 
     fixed, dynamic = table_from(tmp_path / "fixed.onnx", inputs), table_from(tmp_path / "r.onnx", inputs)
     for one, other in zip(fixed.activations, dynamic.activations, strict=True):
         assert one.affine == pytest.approx(other.affine, rel=2e-2, abs=1e-5), one.name
+
+
+def test_a_name_with_brackets_means_itself_and_only_a_star_stands_for_more(tmp_path: Path) -> None:
+    graph = Graph(channels=3)
+    path = graph.write(tmp_path / "g.onnx", graph.conv("block[0]/conv?", graph.conv("block[1]/conv", "image", 4), 4))
+    model = load(path)
+    assert kept_float(model, ["block[0]/conv?"]) == ("block[0]/conv?",)
+    assert kept_float(model, ["block[*]/conv"]) == ("block[1]/conv",)
+    with pytest.raises(ExportError, match="did you mean"):
+        kept_float(model, ["block?1?/conv"])

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from small_graphs import Graph, at_opset, images, residual, run
+from small_graphs import Graph, at_opset, calibrated, images, residual, run
 
 from kdedge.errors import ExportError
 from kdedge.exporters.quantize import probe, probe_graph
-from kdedge.exporters.quantize.probe import Probe, Reading
+from kdedge.exporters.quantize.probe import Probe, Reading, fixed_batch
 from kdedge.exporters.quantize.probe_graph import stride_of
 from kdedge.exporters.quantize.wiring import load
 
@@ -145,3 +145,24 @@ def test_a_whole_call_counts_as_one_example(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     (reading,) = readings(path, {"x": values}, "sum", whole=True)["sum"]
     assert (reading.lows.tolist(), reading.highs.tolist(), reading.values.shape) == ([0.0], [11.0], (1, 12))
+
+
+def test_a_batch_size_that_is_written_as_minus_one_is_any(tmp_path: Path) -> None:
+    path = residual(tmp_path / "g.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    del model.graph.value_info[:]
+    other = tmp_path / "minus_one.onnx"
+    onnx.save(model, other)
+    inputs = images(40)
+    assert calibrated(other, inputs).activations == calibrated(path, inputs).activations
+
+
+def test_weights_that_are_listed_before_the_input_do_not_set_the_batch_size(tmp_path: Path) -> None:
+    path = residual(tmp_path / "g.onnx")
+    model = onnx.load(path)
+    model.graph.input.insert(0, helper.make_tensor_value_info("stem.bias", TensorProto.FLOAT, [16]))
+    other = tmp_path / "listed.onnx"
+    onnx.save(model, other)
+    assert fixed_batch(load(other)) == 0
+    assert Probe(load(other), ["image"], "listed").inputs == {"image"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from changed_graphs import Change, move_axis, rewire, set_constant, several
 from graph_families import with_one_image
 from onnx import TensorProto, helper, numpy_helper
 from small_graphs import Graph, calibrated, images, lowered, option_a, residual
@@ -26,47 +26,16 @@ from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.dialects.validate import validate
 
 
-def set_constant(name: str, change: Callable[[Any], Any]) -> Callable[[onnx.ModelProto], None]:
-    def apply(model: onnx.ModelProto) -> None:
-        held = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-        held.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(held).copy())), name))
-
-    return apply
-
-
-def both(*changes: Callable[[onnx.ModelProto], None]) -> Callable[[onnx.ModelProto], None]:
-    def apply(model: onnx.ModelProto) -> None:
-        for change in changes:
-            change(model)
-
-    return apply
-
-
-def rewire(node: str, place: int, source: str) -> Callable[[onnx.ModelProto], None]:
-    def apply(model: onnx.ModelProto) -> None:
-        next(one for one in model.graph.node if one.name == node).input[place] = source
-
-    return apply
-
-
-def set_opset(version: int) -> Callable[[onnx.ModelProto], None]:
+def set_opset(version: int) -> Change:
     def apply(model: onnx.ModelProto) -> None:
         model.opset_import[0].version = version
 
     return apply
 
 
-def set_ir(version: int) -> Callable[[onnx.ModelProto], None]:
+def set_ir(version: int) -> Change:
     def apply(model: onnx.ModelProto) -> None:
         model.ir_version = version
-
-    return apply
-
-
-def move_axis(node: str, axis: int) -> Callable[[onnx.ModelProto], None]:
-    def apply(model: onnx.ModelProto) -> None:
-        found = next(one for one in model.graph.node if one.name == node)
-        found.attribute[0].i = axis
 
     return apply
 
@@ -147,7 +116,7 @@ BROKEN = {
     ),
     "tensorrt: one scale a channel on an activation": (
         TENSORRT,
-        both(
+        several(
             set_constant("stem_relu_scale", lambda scale: np.full(16, scale, np.float32)),
             set_constant("stem_relu_zero_point", lambda zero: np.full(16, zero, np.int8)),
         ),
@@ -210,7 +179,7 @@ BROKEN = {
     ),
     "qnn: a range that is too narrow": (
         QNN,
-        both(set_constant("stem_relu_scale", lambda scale: np.float32(1e-7)), set_constant("a1_bias_scale", lambda scale: scale)),
+        several(set_constant("stem_relu_scale", lambda scale: np.float32(1e-7)), set_constant("a1_bias_scale", lambda scale: scale)),
         r"`stem_relu_QuantizeLinear` \(QuantizeLinear\): a range of 2.55e-05 is narrower than 0.0001",
     ),
     "qnn: a free batch": (QNN, free_batch, r"`stem` \(Conv\): the shape of `\S+` is not fixed"),
@@ -241,9 +210,7 @@ def test_a_form_that_runs_as_fast_is_no_fault(tmp_path: Path, change: dict[str, 
 
 
 @pytest.mark.parametrize(("written", "break_it", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_refused_and_the_node_is_named(
-    tmp_path: Path, written: Dialect, break_it: Callable[[onnx.ModelProto], None] | None, message: str
-) -> None:
+def test_a_broken_file_is_refused_and_the_node_is_named(tmp_path: Path, written: Dialect, break_it: Change | None, message: str) -> None:
     out, _ = lowered(with_one_image(residual(tmp_path / "float.onnx")), written)
     dialect = AS_IT_SHOULD_BE[written.name]
     model = onnx.load(out)

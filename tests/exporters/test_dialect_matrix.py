@@ -17,11 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from executed_operators import SIGNED, column_of, on_onnxruntime, on_openvino
 from graph_families import FAMILIES, with_one_image
-from small_graphs import calibrated, images, lowered, run, sqnr
+from small_graphs import calibrated, dialect, images, lowered, run, sqnr
 
-from kdedge.artifact import ImportPath
-from kdedge.exporters.dialects import DIALECTS
-from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.dialects.validate import validate
 
 RECORDED = Path(__file__).with_name("dialect_matrix.json")
@@ -44,12 +41,6 @@ LEAST_DB, LEAST_DB_7_BITS = 28.0, 24.0
 MISREAD = {("openvino", "concat", "tensorrt"), ("openvino", "transposed", "tensorrt")}
 
 Column = dict[str, dict[str, str]]
-
-
-def dialect(name: str) -> Dialect:
-    found = ImportPath(DIALECTS[name]).load()
-    assert isinstance(found, Dialect)
-    return found
 
 
 def measured(runtime: str, family: str, folder: Path) -> dict[str, tuple[str, float]]:

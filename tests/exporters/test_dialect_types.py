@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
+from executed_operators import SIGNED
 from graph_families import attention, hard_swish, silu, transposed, with_one_image
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import numpy_helper
-from small_graphs import Graph, calibrated, executed, images, lowered, residual, run, sqnr
+from small_graphs import Graph, calibrated, constants, executed, images, lowered, residual, run, sqnr
 
 from kdedge.exporters.dialects.dialect import Dialect, Integer
 from kdedge.exporters.dialects.onnxruntime_arm import DIALECT as ARM
@@ -30,12 +28,6 @@ from kdedge.exporters.quantize.lower import LoweredReport
 from kdedge.exporters.quantize.masks import cut_masks
 from kdedge.exporters.quantize.ranges import ActivationRange
 from kdedge.exporters.quantize.wiring import load
-
-SIGNED = {"session.qdqisint8allowed": "1"}
-
-
-def constants(path: Path) -> dict[str, npt.NDArray[Any]]:
-    return {held.name: numpy_helper.to_array(held) for held in onnx.load(path).graph.initializer}
 
 
 def one_image(graph, folder: Path, dialect: Dialect) -> tuple[Path, Path, LoweredReport]:  # type: ignore[no-untyped-def]

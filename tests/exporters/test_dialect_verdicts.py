@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from changed_graphs import Change, move_axis, rewire, set_constant, several
 from graph_families import with_one_image
 from onnx import TensorProto, helper, numpy_helper
 from small_graphs import at_opset, concat, executed, images, lowered, residual, run, sqnr
@@ -22,8 +22,6 @@ from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.dialects.validate import validate
 from kdedge.exporters.tensorrt import check_with_rtx
-
-Change = Callable[[onnx.ModelProto], None]
 
 
 def passes(path: Path, dialect: Dialect) -> bool:
@@ -49,22 +47,6 @@ def rewritten(folder: Path, dialect: Dialect, change: Change | None = None, opse
 # ---- changes ---------------------------------------------------------------------------------------------------------------
 
 
-def constant(name: str, change: Callable[[Any], Any]) -> Change:
-    def apply(model: onnx.ModelProto) -> None:
-        held = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-        held.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(held).copy())), name))
-
-    return apply
-
-
-def several(*changes: Change) -> Change:
-    def apply(model: onnx.ModelProto) -> None:
-        for change in changes:
-            change(model)
-
-    return apply
-
-
 def without_zero_point(*names: str) -> Change:
     def apply(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -72,18 +54,6 @@ def without_zero_point(*names: str) -> Change:
                 del node.input[2]
 
     return apply
-
-
-def rewired(node: str, place: int, source: str) -> Change:
-    def apply(model: onnx.ModelProto) -> None:
-        next(one for one in model.graph.node if one.name == node).input[place] = source
-
-    return apply
-
-
-def turned(model: onnx.ModelProto) -> None:
-    """Weights of b1 with a scale for each input channel."""
-    next(node for node in model.graph.node if node.name == "b1.weight_DequantizeLinear").attribute[0].i = 1
 
 
 def with_integer_operator(operator: str) -> Change:
@@ -122,13 +92,13 @@ SAME_VERDICT: dict[str, tuple[Dialect, Change | None, int | None, bool]] = {
     "a DQ without zero point": (TENSORRT, without_zero_point("stem_relu_DequantizeLinear", "a1.weight_DequantizeLinear"), None, True),
     "an int32 bias": (replace(TENSORRT, bias="int32"), None, None, False),
     "uint8 activations": (replace(TENSORRT, activation=integer(8, False, False)), None, None, False),
-    "one uint8 zero point of 0": (TENSORRT, constant("stem_relu_zero_point", lambda zero: zero.astype(np.uint8)), None, False),
+    "one uint8 zero point of 0": (TENSORRT, set_constant("stem_relu_zero_point", lambda zero: zero.astype(np.uint8)), None, False),
     "asymmetric int8 activations": (replace(TENSORRT, activation=integer(8, True, False)), None, None, False),
-    "one zero point that is not 0": (TENSORRT, constant("stem_relu_zero_point", lambda zero: zero + 3), None, False),
+    "one zero point that is not 0": (TENSORRT, set_constant("stem_relu_zero_point", lambda zero: zero + 3), None, False),
     "16-bit activations": (replace(TENSORRT, activation=integer(16, True, True), maximum_opset=22, maximum_ir=10), None, 21, False),
-    "a scale of 0": (TENSORRT, constant("stem_relu_scale", lambda scale: scale * 0), None, False),
-    "a negative scale": (TENSORRT, constant("stem_relu_scale", lambda scale: -scale), None, False),
-    "weights along the wrong axis": (TENSORRT, turned, None, False),
+    "a scale of 0": (TENSORRT, set_constant("stem_relu_scale", lambda scale: scale * 0), None, False),
+    "a negative scale": (TENSORRT, set_constant("stem_relu_scale", lambda scale: -scale), None, False),
+    "weights along the wrong axis": (TENSORRT, move_axis("b1.weight_DequantizeLinear", 1), None, False),
     "QLinearConv": (TENSORRT, with_integer_operator("QLinearConv"), None, False),
     "ConvInteger": (TENSORRT, with_integer_operator("ConvInteger"), None, False),
     "MatMulInteger": (TENSORRT, with_integer_operator("MatMulInteger"), None, False),
@@ -140,8 +110,8 @@ STRICTER: dict[str, tuple[Dialect, Change | None, str]] = {
     "a scale for each channel of an activation: TensorRT's documentation allows it for weights only": (
         TENSORRT,
         several(
-            constant("stem_relu_scale", lambda scale: np.full(16, scale, np.float32)),
-            constant("stem_relu_zero_point", lambda zero: np.full(16, zero, np.int8)),
+            set_constant("stem_relu_scale", lambda scale: np.full(16, scale, np.float32)),
+            set_constant("stem_relu_zero_point", lambda zero: np.full(16, zero, np.int8)),
         ),
         "an activation has one scale, not one a channel",
     ),
@@ -150,10 +120,10 @@ STRICTER: dict[str, tuple[Dialect, Change | None, str]] = {
         without_zero_point("stem_relu_QuantizeLinear", "stem_relu_DequantizeLinear"),
         "the type is uint8, this dialect wants int8",
     ),
-    "a scale that is not finite": (TENSORRT, constant("a1.weight_scale", lambda scale: scale * np.inf), "must be finite and positive"),
+    "a scale that is not finite": (TENSORRT, set_constant("a1.weight_scale", lambda scale: scale * np.inf), "must be finite and positive"),
     "weights in integers and their input in float: it runs in float16": (
         TENSORRT,
-        rewired("a1", 0, "stem_relu"),
+        rewire("a1", 0, "stem_relu"),
         "its weights are quantized but its input",
     ),
     "a residual addition with both sides quantized: two kernels instead of one": (
@@ -197,9 +167,9 @@ ON_X86: dict[str, tuple[Dialect, Change | None, bool]] = {
     "TensorRT's dialect": (TENSORRT, None, False),
     "OpenVINO's dialect": (OPENVINO, None, False),
     "outputs that are not quantized": (replace(X86, places=(inputs_of("Conv", "Gemm"),)), None, False),
-    "a sum with one float side": (X86, rewired("a_add", 0, "a2"), False),
-    "a zero point in the middle after ReLU": (X86, constant("a1_relu_zero_point", lambda zero: zero + 128), False),
-    "an input in float": (X86, rewired("a1", 0, "stem_relu"), False),
+    "a sum with one float side": (X86, rewire("a_add", 0, "a2"), False),
+    "a zero point in the middle after ReLU": (X86, set_constant("a1_relu_zero_point", lambda zero: zero + 128), False),
+    "an input in float": (X86, rewire("a1", 0, "stem_relu"), False),
 }
 
 
@@ -242,7 +212,7 @@ ON_OPENVINO: dict[str, tuple[Dialect, Change | None, bool]] = {
     "weights in float before Q and DQ": (replace(OPENVINO, weight_storage="float"), None, True),
     "an int32 bias": (replace(OPENVINO, bias="int32"), None, True),
     "one scale for all weights of a tensor": (replace(OPENVINO, weight=replace(OPENVINO.weight, per_channel=False)), None, True),
-    "an input in float": (OPENVINO, rewired("a1", 0, "stem_relu"), False),
+    "an input in float": (OPENVINO, rewire("a1", 0, "stem_relu"), False),
 }
 
 
@@ -263,7 +233,6 @@ def test_openvino_runs_all_convolutions_as_integers_where_the_validator_passes(
 
 
 def test_openvino_misreads_signed_activations_that_meet_in_a_concat_so_its_dialect_is_unsigned(tmp_path: Path) -> None:
-
     openvino = pytest.importorskip("openvino")
     path = with_one_image(concat(tmp_path / "float.onnx"))
     inputs = images(1, seed=9)

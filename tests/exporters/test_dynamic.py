@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as st_numpy
 from onnx_text import graph
 
 from kdedge.errors import ExportError
-from kdedge.exporters.dynamic import quantize_columns, quantize_dynamically
+from kdedge.exporters.dynamic import quantize_dynamically
 from kdedge.exporters.equivalence import run
+from kdedge.exporters.integer_weights import quantize_symmetric
 from kdedge.exporters.model_file import save_model
 
 TEXT = """(int64[b, l] ids) => (float[b, l, 6] y) {
@@ -33,14 +34,14 @@ CONSTANTS = {
 
 
 def test_columns_are_quantized_as_on_paper() -> None:
-    integers, scales = quantize_columns(np.array([[1.27, 0.0, -5.0], [-0.635, 0.0, 2.5]], np.float32))
+    integers, scales = quantize_symmetric(np.array([[1.27, 0.0, -5.0], [-0.635, 0.0, 2.5]], np.float32), 1)
     np.testing.assert_allclose(scales, [0.01, 1.0, 5 / 127], rtol=1e-6)
     np.testing.assert_array_equal(integers, [[127, 0, -127], [-64, 0, 64]])  # 63.5 rounds to even
 
 
 @given(st_numpy.arrays(np.float32, (3, 2), elements=st.floats(-(2.0**90), 2.0**90, width=32)))
 def test_a_weight_is_off_by_at_most_half_a_step(matrix: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    integers, scales = quantize_columns(matrix)
+    integers, scales = quantize_symmetric(matrix, 1)
     assert np.all(np.abs(integers.astype(np.float64) * scales - matrix) <= 0.5001 * scales)
 
 

@@ -136,3 +136,29 @@ def test_a_dead_channel_keeps_its_weights(tmp_path: Path) -> None:
     found = equalize(load(graph.write(tmp_path / "g.onnx", "b")), [], per_channel=False).tensors
     assert found["wa"].reshape(-1).tolist() == [4.0, 0.0]
     assert found["wb"].reshape(-1).tolist() == [4.0, 3.0]
+
+
+def test_layers_whose_channels_lie_on_different_axes_are_left_alone(tmp_path: Path) -> None:
+    graph = Graph(channels=3)
+    first = graph.op("Relu", "relu", graph.conv("first", "image", 4))
+    path = graph.write(tmp_path / "g.onnx", graph.op("MatMul", "last", first, graph.constant("m", graph.random.normal(size=(16, 5)))))
+    assert equalize(load(path), [{"image": images(4)}]).tensors == {}
+
+
+def test_what_takes_means_over_the_channels_of_a_matrix_product_is_left_alone(tmp_path: Path) -> None:
+    graph = Graph(channels=4, size=4)
+    rows = graph.op("Reshape", "rows", "image", graph.constant("shape", [0, 16, 4], "int64"))
+    product = graph.op("MatMul", "first", rows, graph.constant("m", graph.random.normal(size=(4, 16)) * 2.0 ** np.arange(16)))
+    means = graph.op("ReduceMean", "means", graph.op("Relu", "relu", product), graph.constant("axes", [2], "int64"), keepdims=0)
+    path = graph.write(tmp_path / "g.onnx", graph.op("MatMul", "last", means, graph.constant("n", graph.random.normal(size=(16, 3)))))
+    inputs = images(4, channels=4, size=4)
+    found = equalize(load(path), [{"image": inputs}])
+    np.testing.assert_allclose(run(changed(path, found), inputs), run(path, inputs), rtol=1e-4)
+
+
+def test_a_mean_over_all_axes_is_left_alone(tmp_path: Path) -> None:
+    graph = Graph(channels=3, size=4)
+    first = graph.op("Relu", "relu", graph.conv("first", "image", 4))
+    means = graph.op("ReduceMean", "means", first, graph.constant("axes", np.zeros(0), "int64"))
+    path = graph.write(tmp_path / "g.onnx", graph.op("Conv", "last", means, graph.constant("w", np.ones((4, 1, 1, 1))), channels=4))
+    assert equalize(load(path), [{"image": images(4, size=4)}]).tensors == {}

@@ -271,3 +271,31 @@ def test_a_transformer_like_graph_is_trained_too(tmp_path: Path) -> None:
     assert {"w", "w2", "v"} <= set(student.names)
     student({"image": torch.from_numpy(inputs)})["logits"].square().sum().backward()
     assert all(move.grad is not None and move.grad.abs().sum() > 0 for move in student.moves)
+
+
+def clipped(path: Path, opset: int) -> tuple[Path, Any]:
+    """A network with a ReLU6 whose values reach its end, and what it is calibrated on."""
+    random = np.random.default_rng(0)
+    model = graph(
+        "(float[b, 3, 8, 8] image) => (float[b, 4, 8, 8] logits) "
+        "{ c = Conv<pads=[1, 1, 1, 1]>(image, w, v) a = Clip(c, low, high) logits = Conv(a, u) }",
+        opset,
+        w=random.normal(0, 2, (4, 3, 3, 3)).astype(np.float32),
+        u=random.normal(0, 1, (4, 4, 1, 1)).astype(np.float32),
+        v=np.zeros(4, np.float32),
+        low=np.float32(0),
+        high=np.float32(6),
+    )
+    save_model(model, path)
+    return path, random.normal(size=(8, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", list(DIALECTS))
+def test_a_range_that_grows_beyond_a_clip_is_trained_as_it_is_exported(tmp_path: Path, name: str) -> None:
+    path, inputs = clipped(tmp_path / "float.onnx", max(18, dialect(name).minimum_opset))
+    student = FakeQuantized(path, observe(path, [{"image": inputs}], QuantizeSection()), dialect(name))
+    with torch.no_grad():
+        student.activations.add_(0.2)
+    again, x = TorchGraph(load(exported(student, path))), {"image": torch.from_numpy(inputs)}
+    with torch.no_grad():
+        torch.testing.assert_close(again(x)["logits"], student(x)["logits"], rtol=0, atol=0)

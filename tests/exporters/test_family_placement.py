@@ -6,13 +6,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+from executed_operators import SIGNED
 from graph_families import FAMILIES, with_one_image
-from onnx import numpy_helper
-from small_graphs import Graph, calibrated, images, lowered, readers, relu6, run, sqnr
+from small_graphs import Graph, calibrated, dialect, images, lowered, readers, relu6, run, sqnr
 
-from kdedge.artifact import ImportPath
-from kdedge.exporters.dialects import DIALECTS
-from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.dialects.validate import validate
 
 LAST = "last_relu pooled flat logits"
@@ -114,18 +111,8 @@ FLOAT = {
 }
 
 
-def dialect(name: str) -> Dialect:
-    found = ImportPath(DIALECTS[name]).load()
-    assert isinstance(found, Dialect)
-    return found
-
-
 def graph_of(family: str, folder: Path) -> Path:
     return with_one_image(FAMILIES[family](folder / "float.onnx"))
-
-
-def constants_of(path: Path) -> dict[str, object]:
-    return {held.name: numpy_helper.to_array(held) for held in onnx.load(path).graph.initializer}
 
 
 @pytest.mark.parametrize("family", PLACEMENTS)
@@ -184,6 +171,5 @@ def test_a_relu6_that_the_range_cuts_is_dropped_where_the_hardware_takes_no_acti
     out, _ = lowered(path, dialect(name))
     kinds = {node.op_type for node in onnx.load(out).graph.node}
     assert ({"Relu", "Clip"} & kinds == set()) is (name == "phone-xnnpack")
-    entries = {"session.qdqisint8allowed": "1"}
     inputs = images(1, seed=9)
-    assert sqnr(run(path, inputs), run(out, inputs, entries)) > 33.0
+    assert sqnr(run(path, inputs), run(out, inputs, SIGNED)) > 33.0

@@ -80,6 +80,22 @@ def test_what_is_no_map_by_channel_stays(tmp_path: Path, operator: str, constant
     assert fold_affine(candidate) == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "left"), [((1, 6), ["Gemm", "Relu"]), ((), ["Gemm", "Relu"]), ((1,), ["Gemm", "Relu"]), ((3, 1), ["Gemm", "Mul", "Relu"])]
+)
+def test_a_bias_of_a_linear_layer_may_have_any_form_and_one_that_differs_by_row_stays(
+    tmp_path: Path, shape: tuple[int, ...], left: list[str]
+) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["l"], "layer"),
+        helper.make_node("Mul", ["l", "c"], ["a"], "after"),
+        helper.make_node("Relu", ["a"], ["y"], "relu"),
+    ]
+    weights = graphs.constants(w=graphs.random(4, 6), b=graphs.random(*shape, seed=1), c=graphs.random(6, seed=2))
+    model = load_model(graphs.save(tmp_path / "m.onnx", nodes, [graphs.described("x", ["n", 4])], [graphs.described("y", None)], weights))
+    assert folded(model)[1] == left
+
+
 def test_a_layer_that_others_read_too_keeps_its_weights(tmp_path: Path) -> None:
     model = behind(tmp_path / "m.onnx", "Conv", "Add", np.ones((6, 1, 1), np.float32))
     layer = next(iter(model.graph))

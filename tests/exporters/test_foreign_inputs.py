@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from kdedge.errors import DataError
-from kdedge.exporters.foreign.inputs import MOST_HELD_BACK, Examples, Input, batches, held_back
+from kdedge.exporters.foreign.inputs import MOST_HELD_BACK, Examples, Input, batches, held_back, inputs_of
+from kdedge.exporters.foreign.opening import open_graph
 
 IMAGE = Input("image", np.dtype("float32"), ("batch", 3, 4, 4))
 IDS = Input("ids", np.dtype("int64"), ("batch", "length"))
@@ -87,6 +89,23 @@ def test_a_folder_holds_one_call_a_file_and_sizes_may_change(tmp_path: Path) -> 
 def test_a_file_that_does_not_fit_is_told_what_is_wanted(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said), Examples(written(tmp_path / "c.npz", **arrays), [IMAGE, STATE]):
         pass
+
+
+def test_a_single_number_has_no_axis_that_counts_calls(tmp_path: Path) -> None:
+    path, anything = written(tmp_path / "c.npz", x=np.float32(3)), Input("x", np.dtype("float32"), None)
+    with (
+        pytest.raises(DataError, match=r"`x` has the shape \[\]; the graph takes `x` float32 of any shape: give \[N, \.\.\.\] for N calls"),
+        Examples(path, [anything]),
+    ):
+        pass
+
+
+def test_an_input_without_a_type_is_named(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.UNDEFINED, ["n"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])])
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(DataError, match=r"`m\.onnx`: input `x` is .*calibration examples are tensors of numbers"):
+        inputs_of(open_graph(tmp_path / "m.onnx"), "m.onnx")
 
 
 def test_numbers_that_the_graph_cannot_take_are_named_by_example(tmp_path: Path) -> None:

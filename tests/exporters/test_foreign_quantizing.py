@@ -16,7 +16,7 @@ from kdedge.errors import DataError, ExportError
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.dialects.dialect import INTEGER_OPERATORS
 from kdedge.exporters.equivalence import difference, run
-from kdedge.exporters.foreign import opening
+from kdedge.exporters.foreign import opening, quantizing
 from kdedge.exporters.foreign.prepare import Prepared, prepare
 from kdedge.exporters.foreign.quantizing import Quantized, quantize_file
 from kdedge.recipe import QuantizeSection
@@ -59,13 +59,12 @@ def test_a_file_of_any_opset_comes_out_in_the_dialects_range_as_the_same_functio
 
 def test_a_file_newer_than_the_dialect_reads_is_lowered_and_not_refused(tmp_path: Path) -> None:
     model = graphs.classifier(tmp_path / "m.onnx", opset=22, ir=10)
-    result, out = quantized(model, graphs.images(tmp_path / "c.npz"), "openvino")
+    result, _ = quantized(model, graphs.images(tmp_path / "c.npz"), "openvino")
     assert (result.written, result.opset) == (True, (22, 22))
     found = prepared(model, graphs.images(tmp_path / "c.npz"), "tensorrt")
     assert found.path is not None
     assert onnx.load(str(found.path)).opset_import[0].version == 20
     assert "opset 22 became 20, with the same outputs" in found.notes
-    del out
 
 
 def test_weights_that_are_also_inputs_are_weights(tmp_path: Path) -> None:
@@ -93,9 +92,31 @@ def test_external_data_is_read_and_counts_in_the_size(tmp_path: Path) -> None:
     result, _ = quantized(apart, graphs.images(tmp_path / "c.npz"))
     assert result.written
     assert result.sizes[0] == apart.stat().st_size + (tmp_path / "weights.bin").stat().st_size
+    assert opening.data_files(apart) == (tmp_path / "weights.bin",)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ExportError, match=r"m\.onnx"):
         quantized(apart, graphs.images(tmp_path / "c.npz"))
+
+
+def test_external_data_of_a_branch_belongs_to_the_model(tmp_path: Path) -> None:
+    model = onnx.load(str(graphs.with_state(tmp_path / "whole.onnx")))
+    branches = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    branches[0].initializer.add().CopyFrom(numpy_helper.from_array(graphs.random(4, 4), "inner"))
+    onnx.external_data_helper.set_external_data(branches[0].initializer[0], "inner.bin")
+    (tmp_path / "inner.bin").write_bytes(branches[0].initializer[0].raw_data)
+    branches[0].initializer[0].ClearField("raw_data")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert opening.data_files(tmp_path / "m.onnx") == (tmp_path / "inner.bin",)
+
+
+def test_an_input_whose_file_does_not_say_its_axes_has_those_of_the_examples(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "only")]
+    weights = graphs.constants(w=graphs.random(32, 64))
+    model = graphs.save(tmp_path / "m.onnx", nodes, [graphs.described("x", None)], [graphs.described("y", None)], weights)
+    np.savez(tmp_path / "c.npz", x=graphs.random(20, 4, 32))
+    result, _ = quantized(model, tmp_path / "c.npz")
+    assert result.integer == ("only",)
+    assert result.distances[0].shape == (4, 64)
 
 
 def test_sizes_that_a_file_names_with_a_question_mark_are_not_taken_for_equal(tmp_path: Path) -> None:
@@ -110,13 +131,18 @@ def test_sizes_that_a_file_names_with_a_question_mark_are_not_taken_for_equal(tm
     assert [dim.dim_param for dim in dims] == ["image_0", "", "image_2", "image_3"]
 
 
-def test_a_batch_size_that_is_baked_in_is_found_and_examples_go_one_by_one(tmp_path: Path) -> None:
-    path = graphs.classifier(tmp_path / "m.onnx")
+def bake_batch(path: Path) -> None:
+    """The classifier with a Reshape that only one example at a time passes."""
     model = onnx.load(str(path))
     flat = next(node for node in model.graph.node if node.op_type == "Flatten")
     flat.op_type, flat.input[:] = "Reshape", ["p", "to"]
     model.graph.initializer.append(numpy_helper.from_array(np.asarray([1, 32], np.int64), "to"))
     onnx.save(model, str(path))
+
+
+def test_a_batch_size_that_is_baked_in_is_found_and_examples_go_one_by_one(tmp_path: Path) -> None:
+    path = graphs.classifier(tmp_path / "m.onnx")
+    bake_batch(path)
     result, _ = quantized(path, graphs.images(tmp_path / "c.npz"))
     assert result.written
     assert any("a batch size is baked in" in note for note in result.notes)
@@ -130,6 +156,45 @@ def test_what_the_model_says_of_itself_stays_in_it(tmp_path: Path) -> None:
     _, out = quantized(path, graphs.images(tmp_path / "c.npz"))
     found = {entry.key: entry.value for entry in onnx.load(str(out)).metadata_props}
     assert (found["labels"], found["kdedge.dialect"]) == ("cat,dog", "onnxruntime-x86")
+
+
+def of_two_outputs(path: Path, operator: str, output: onnx.ValueInfoProto, **attributes: int) -> Path:
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["m"], "first"),
+        onnx.helper.make_node("Relu", ["m"], ["r"], "relu"),
+        onnx.helper.make_node(operator, ["r"], ["found"], "second", **attributes),
+    ]
+    weights = graphs.constants(w=graphs.random(32, 512))
+    return graphs.save(path, nodes, [graphs.described("x", ["n", 32])], [graphs.described("m", ["n", 512]), output], weights, opset=12)
+
+
+def test_an_output_whose_size_depends_on_values_is_not_compared_and_the_others_are(tmp_path: Path) -> None:
+    model = of_two_outputs(tmp_path / "m.onnx", "NonZero", graphs.described("found", [2, "k"], graphs.INT64))
+    result, _ = quantized(model, graphs.rows(tmp_path / "c.npz"))
+    assert result.written
+    values, found = result.distances
+    assert values.sqnr is not None
+    assert values.sqnr.value > 20
+    assert found.figures == {}
+    assert f"output `found` had another shape than the original's on {found.reshaped} of 4 examples: nothing is measured of it" in result.notes
+
+
+def test_an_output_that_is_a_sequence_passes(tmp_path: Path) -> None:
+    sequence = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(graphs.FLOAT, ["n", 1]))
+    model = of_two_outputs(tmp_path / "m.onnx", "SplitToSequence", onnx.helper.make_value_info("found", sequence), axis=1)
+    result, _ = quantized(model, graphs.rows(tmp_path / "c.npz"))
+    assert result.written
+    assert [bool(one.figures) for one in result.distances] == [True, False]
+
+
+@pytest.mark.parametrize(("changed", "gap"), [(0.0, 0.0), (0.5, 0.5), (np.nan, np.inf)])
+def test_sequences_differ_by_the_tensor_that_differs_most(changed: float, gap: float) -> None:
+    want: Any = [np.asarray([1.0, -1.0]), np.asarray([[0.25]])]
+    found: Any = [want[0] + [0, changed], want[1]]
+    assert difference({"y": found}, {"y": want}) == (gap, gap)
+    assert difference({"y": want[:1]}, {"y": want})[1] == np.inf
+    assert difference({"y": np.asarray(["a"])}, {"y": np.asarray(["a"])}) == (0.0, 0.0)
+    assert difference({"y": np.asarray(["a"])}, {"y": np.asarray(["b"])})[1] == np.inf
 
 
 # ---- what stays float ------------------------------------------------------------------------------------------------------
@@ -181,6 +246,17 @@ def test_nodes_kept_float_on_request_are_listed_with_that_reason(tmp_path: Path)
     assert "keep_float" in result.left[0].reason
 
 
+def test_a_product_with_its_weight_on_the_left_counts_among_those_that_stay_float(tmp_path: Path) -> None:
+    weights = graphs.constants(w1=graphs.random(32, 64), w2=graphs.random(64, 8, seed=1))
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w1"], ["m"], "right"), onnx.helper.make_node("MatMul", ["w2", "m"], ["y"], "left")]
+    model = graphs.save(tmp_path / "m.onnx", nodes, [graphs.described("x", [8, 32])], [graphs.described("y", [64, 64])], weights)
+    np.savez(tmp_path / "c.npz", x=graphs.random(20, 8, 32))
+    shares = quantized(model, tmp_path / "c.npz")[0].shares
+    assert shares is not None
+    assert (shares.integer_operations, shares.operations) == (8 * 32 * 64, 8 * 32 * 64 + 64 * 8 * 64)
+    assert (shares.integer_weights, shares.weights) == (32 * 64, 32 * 64 + 64 * 8)
+
+
 # ---- what is left alone ----------------------------------------------------------------------------------------------------
 
 
@@ -203,14 +279,13 @@ def test_a_model_without_weights_gains_nothing_and_no_file_is_written(tmp_path: 
 
 
 def test_a_model_that_would_grow_and_mostly_stays_float_is_left_alone(tmp_path: Path) -> None:
-    weights = graphs.constants(w=graphs.random(8, 8), big=graphs.random(1, 1, 8, 8, seed=1))
+    weights = graphs.constants(w=graphs.random(8, 8))
     nodes = [
         onnx.helper.make_node("MatMul", ["x", "w"], ["m"], "small"),
-        onnx.helper.make_node("MatMul", ["m", "m2"], ["y"], "two_activations"),
         onnx.helper.make_node("Transpose", ["m"], ["m2"], "turn", perm=[1, 0]),
+        onnx.helper.make_node("MatMul", ["m", "m2"], ["y"], "two_activations"),
     ]
-    nodes = [nodes[0], nodes[2], nodes[1]]
-    model = graphs.save(tmp_path / "m.onnx", nodes, [graphs.described("x", [64, 8])], [graphs.described("y", [64, 64])], weights[:1])
+    model = graphs.save(tmp_path / "m.onnx", nodes, [graphs.described("x", [64, 8])], [graphs.described("y", [64, 64])], weights)
     np.savez(tmp_path / "c.npz", x=graphs.random(640, 8))
     result, out = quantized(model, tmp_path / "c.npz", keep_float=("two_activations",))
     assert not result.written
@@ -261,6 +336,24 @@ def test_each_dialect_writes_a_file_that_its_own_grammar_takes_and_that_is_close
     assert logits.sqnr is not None
     assert logits.sqnr.value > 20
     assert (result.compared, result.held_back) == (4, True)
+
+
+@pytest.mark.parametrize(("baked", "largest"), [(False, 3), (True, 1)])
+def test_the_shapes_that_tensorrt_is_asked_for_are_ones_that_the_graph_can_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baked: bool, largest: int
+) -> None:
+    path = graphs.classifier(tmp_path / "m.onnx")
+    if baked:
+        bake_batch(path)
+    asked: list[Any] = []
+
+    def check(file: Path, options: Any) -> str:
+        asked.append(options)
+        return "built"
+
+    monkeypatch.setattr(quantizing, "check_with_rtx", check)
+    quantized(path, graphs.images(tmp_path / "c.npz"), "tensorrt")
+    assert asked == [{"profiles": {"image": [[1, 3, 8, 8], [1, 3, 8, 8], [largest, 3, 8, 8]]}}]
 
 
 def test_a_dialect_of_fixed_shapes_gets_those_of_the_examples(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from kdedge.errors import ExportError
+from kdedge.errors import ExportError, KdedgeError
 from kdedge.exporters.foreign.quantizing import Quantized, quantize_file
-from kdedge.exporters.foreign.sensitivity import _noisiest
+from kdedge.exporters.foreign.sensitivity import _noisiest, _power
 from kdedge.recipe import QuantizeSection
 from kdedge.workspace import Workspace
 
@@ -22,7 +22,6 @@ def fragile(path: Path) -> Path:
         w1=np.repeat(graphs.random(32, 1, scale=1.0), 32, axis=1) + graphs.random(32, 32, seed=1, scale=0.003),
         w2=graphs.random(32, 32, seed=2),
         w3=graphs.random(32, 8, seed=3),
-        mean=np.full((32, 32), 1 / 32, np.float32),
     )
     nodes = [
         helper.make_node("MatMul", ["x", "w1"], ["large"], "large"),
@@ -32,7 +31,7 @@ def fragile(path: Path) -> Path:
         helper.make_node("Relu", ["m"], ["r"], "relu"),
         helper.make_node("MatMul", ["r", "w3"], ["y"], "last"),
     ]
-    return graphs.save(path, nodes, [graphs.described("x", ["n", 32])], [graphs.described("y", ["n", 8])], weights[:3])
+    return graphs.save(path, nodes, [graphs.described("x", ["n", 32])], [graphs.described("y", ["n", 8])], weights)
 
 
 def quantized(tmp_path: Path, at_least: float | None, **settings: object) -> Quantized:
@@ -54,7 +53,7 @@ def test_only_the_node_that_spoils_the_outputs_stays_float(tmp_path: Path) -> No
     assert kept.integer == ("robust", "last")
     assert [(one.node, one.reason) for one in kept.left] == [("large", "quantized, it costs too much of the outputs")]
     assert decibels(kept) > 20
-    assert "1 nodes stay float so that outputs keep 20 dB on examples of calibration" in kept.notes
+    assert "1 of 3 nodes stay float so that outputs keep 20 dB on examples of calibration" in kept.notes
 
 
 def test_a_wish_that_is_met_already_changes_nothing(tmp_path: Path) -> None:
@@ -64,7 +63,40 @@ def test_a_wish_that_is_met_already_changes_nothing(tmp_path: Path) -> None:
 def test_a_wish_that_no_integers_meet_leaves_the_model_alone(tmp_path: Path) -> None:
     result = quantized(tmp_path, 120.0)
     assert (result.written, result.integer) == (False, ())
+    assert result.reason == "no layer can compute on integers while outputs keep 120 dB"
     assert {one.reason for one in result.left} == {"quantized, it costs too much of the outputs"}
+
+
+@pytest.mark.parametrize("wish", [4000.0, -200.0, float("nan"), float("inf")])
+def test_a_wish_that_is_no_sqnr_is_refused(tmp_path: Path, wish: float) -> None:
+    with pytest.raises(KdedgeError, match="an SQNR of at most 150 dB can be asked for"):
+        quantized(tmp_path, wish)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(graphs.INT64, "is one of floats, and this model gives none"), (graphs.FLOAT, "`y` has another shape once the model is quantized")],
+)
+def test_outputs_that_have_no_sqnr_are_no_wish_that_is_met(tmp_path: Path, kind: int, said: str) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "first"),
+        helper.make_node("Relu", ["m"], ["r"], "relu"),
+        helper.make_node("NonZero", ["r"], ["found"], "find"),
+        helper.make_node("Cast", ["found"], ["y"], "cast", to=kind),
+    ]
+    weights = graphs.constants(w=graphs.random(32, 512))
+    model = graphs.save(tmp_path / "m.onnx", nodes, [graphs.described("x", ["n", 32])], [graphs.described("y", [2, "k"], kind)], weights)
+    data, out = graphs.rows(tmp_path / "c.npz"), tmp_path / "out.onnx"
+    with pytest.raises(ExportError, match=said):
+        quantize_file(model, "onnxruntime-x86", data, out, QuantizeSection(), Workspace(tmp_path / "work"), 20.0)
+    assert not out.exists()
+
+
+def test_an_output_that_is_no_longer_finite_is_all_noise() -> None:
+    want = np.asarray([1.0, 2.0, -np.inf], np.float32)
+    assert _power(want, np.asarray([1.0, 0.0, 7.0], np.float32)) == 4.0
+    assert _power(want, np.asarray([1.0, np.nan, 0.0], np.float32)) == np.inf
+    assert _noisiest(np.asarray([[0.1], [np.inf], [0.2]]), np.asarray([1.0])) == [1]
 
 
 def test_the_noisiest_of_an_outputs_allowance_goes_first_and_no_more_than_needed() -> None:

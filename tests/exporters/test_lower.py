@@ -8,7 +8,23 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_graphs import Graph, at_opset, calibrated, concat, depthwise, executed, images, lowered, option_a, readers, relu6, residual, run, sqnr
+from small_graphs import (
+    Graph,
+    at_opset,
+    calibrated,
+    concat,
+    constants,
+    depthwise,
+    executed,
+    images,
+    lowered,
+    option_a,
+    readers,
+    relu6,
+    residual,
+    run,
+    sqnr,
+)
 
 from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
@@ -82,10 +98,8 @@ def test_the_same_inputs_give_the_same_bytes_and_the_graph_keeps_its_face(tmp_pa
 
 def test_float_weights_of_tensorrt_hold_the_rounded_values_also_in_float16(tmp_path: Path) -> None:
     path = residual(tmp_path / "float.onnx")
-    integers = {
-        held.name: numpy_helper.to_array(held) for held in onnx.load(lowered(path, replace(TENSORRT, weight_storage="integer"))[0]).graph.initializer
-    }
-    floats = {held.name: numpy_helper.to_array(held) for held in onnx.load(lowered(path, TENSORRT)[0]).graph.initializer}
+    integers = constants(lowered(path, replace(TENSORRT, weight_storage="integer"))[0])
+    floats = constants(lowered(path, TENSORRT)[0])
     for name in ("stem.weight", "a2.weight", "b_down.weight"):
         scale = floats[f"{name}_scale"].reshape(-1, 1, 1, 1)
         for dtype in (np.float32, np.float16):
@@ -168,7 +182,7 @@ def test_gates_and_other_activations_run_as_integers_where_there_are_kernels(tmp
     found = executed(out)
     assert (found["QLinearConv"], found["QLinearMul"], found["QLinearSigmoid"], found["QLinearLeakyRelu"]) == (5, 2, 1, 1)
     assert "Conv" not in found
-    sigmoid = {held.name: numpy_helper.to_array(held) for held in onnx.load(out).graph.initializer}
+    sigmoid = constants(out)
     assert sigmoid["sigmoid_scale"] == np.float32(1 / 255)
     assert "gate" in report.activations
 
@@ -227,6 +241,15 @@ def test_a_transposed_convolution_is_quantized_where_there_is_a_kernel_and_named
         assert report.weighted == ("stem", "up")
         dequantize = next(node for node in onnx.load(out).graph.node if node.name == "up.weight_DequantizeLinear")
         assert onnx.helper.get_attribute_value(next(held for held in dequantize.attribute if held.name == "axis")) == 1
+
+
+def test_a_constant_on_the_left_of_a_product_is_not_told_as_an_activation(tmp_path: Path) -> None:
+    graph = Graph(channels=3)
+    features = graph.conv("stem", "image", 16)
+    graph.constant("weight", graph.random.normal(0, 0.3, (16, 16)))
+    path = graph.write(tmp_path / "float.onnx", graph.op("MatMul", "turned", "weight", features))
+    (note,) = lowered(path, ONNXRUNTIME)[1].notes
+    assert note == "`turned` (MatMul) stays float: its constant stands on the left, where integer kernels take none"
 
 
 def test_a_matrix_product_keeps_its_output_float(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from kdedge.artifact import (
 from kdedge.errors import ExportError
 from kdedge.exporters.build import build
 from kdedge.exporters.dialects import DIALECTS
-from kdedge.exporters.model_file import content_hash
+from kdedge.exporters.model_file import content_hash, load_model, save_model
 from kdedge.exporters.quantize import mixed as module
 from kdedge.exporters.quantize.bench import Bench, Timed
+from kdedge.exporters.quantize.distance import WORST
 from kdedge.exporters.quantize.journal import Journal
-from kdedge.exporters.quantize.mixed import find_mixed
+from kdedge.exporters.quantize.mixed import _examples, _Judged, find_mixed
 from kdedge.exporters.quantize.ranges import read_table, write_table
+from kdedge.exporters.shapes import fix_shapes
 from kdedge.measured import DeviceIdentity
 from kdedge.recipe import ExportSection, MixedSection, ProfileSection, QuantizeSection
 from kdedge.targets import TARGETS
@@ -132,6 +135,13 @@ def test_a_real_search_keeps_layers_float_until_the_budget_is_met_and_the_artifa
     } == integer
 
 
+def test_a_target_that_ships_no_float_artifact_has_its_layers_timed_beside_one_all_the_same(world: World) -> None:
+    assert "fp32" not in TARGETS["onnxruntime-x86-avx2"].precisions
+    found = world.search(device=HERE, target="onnxruntime-x86-avx2", kl_student="<= 1000")
+    assert "layers were not timed" not in found.steps[-1].note
+    assert found.trials[0].latency_ms is not None
+
+
 def test_without_a_device_only_fidelity_is_measured_and_the_note_says_so(world: World) -> None:
     found = world.search(target="tensorrt", agreement_student=">= 1", kl_student="<= 0", trials=3)
     assert all(trial.latency_ms is None for trial in found.trials)
@@ -200,7 +210,7 @@ def test_a_candidate_is_timed_as_a_ratio_to_the_integers_beside_it(tmp_path: Pat
     speed = [1.0]
     launched: list[Any] = []
 
-    def launch(device: Any, artifact: Any) -> float:
+    def launch(artifact: Any) -> float:
         launched.append(artifact)
         return {"integer": 2.0, "candidate": 3.0}[artifact] * speed[0] * (9.0 if len(launched) == 8 else 1.0)
 
@@ -221,9 +231,45 @@ def test_a_runtime_that_does_not_start_leaves_fidelity_and_a_reason(world: World
     (tmp_path / "broken").mkdir()
     export, lineage = ExportSection(target=TARGET.name, precision=("fp32",)), Lineage("", "", "", "", "")
     artifact = build(TARGET, "fp32", None, world.graph, world.student, None, export, lineage, folder=tmp_path / "broken")
+    whole = artifact.main.files[0].read_bytes()
     artifact.main.files[0].write_bytes(b"no model")
-    assert bench.measure(artifact, artifact, None) == Timed(None, None)
-    assert "model.onnx" in bench.why_not
+    broken = bench.measure(artifact, artifact, None)
+    assert broken == Timed(None, None, broken.why_not)
+    assert "model.onnx" in broken.why_not
+    # What one candidate could not do is no reason of the next.
+    artifact.main.files[0].write_bytes(whole)
+    assert bench.measure(artifact, artifact, None).why_not == ""
+
+
+def test_logits_that_are_not_finite_are_as_far_away_as_can_be() -> None:
+    judged = _Judged((), np.array([[1.0, 0.0], [0.0, 2.0]], np.float32))
+    broken = np.array([[1.0, 0.0], [np.nan, np.inf]], np.float32)
+    assert judged.kl(broken) == judged.error(broken) == WORST
+    assert judged.kl(judged.reference) == judged.error(judged.reference) == 0.0
+
+
+def test_a_graph_of_one_batch_size_is_searched_in_whole_batches(world: World) -> None:
+    fixed = fix_shapes(load_model(world.graph.path), {"N": 8})
+    save_model(fixed, world.folder / "fixed.onnx")
+    specs = (TensorSpec("image", "float32", (8, 3, 16, 16)),), (TensorSpec("logits", "float32", (8, 10)),)
+    graph = replace(world.graph, path=world.folder / "fixed.onnx", inputs=specs[0], outputs=specs[1])
+    learn, judge = _examples(graph, world.data, "logits")
+    assert [len(feed["image"]) for feed in (*learn.feeds, *judge.feeds)] == [8] * 4  # of 2 x 20 examples
+    with pytest.raises(ExportError, match="takes 8 at once, and there are 15"):
+        _examples(graph, replace(world.data, calibration=tuple(range(15))), "logits")
+
+
+def test_one_candidate_that_was_not_timed_is_counted_and_the_others_are_not_called_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def measure(self: Bench, artifact: Any, beside: Any, reference_ms: float | None) -> Timed:
+        calls.append(artifact)
+        return Timed(None, None, "the worker was killed") if len(calls) == 2 else Timed(None, 1.0)
+
+    monkeypatch.setattr(Bench, "measure", measure)
+    found = world.search(kl_student="<= 0", trials=3)
+    assert [trial.latency_ms for trial in found.trials] == [1.0, None, 1.0]
+    assert "; 1 of 3 candidates were not timed: the worker was killed" in found.steps[-1].note
 
 
 def test_mixed_without_a_budget_says_what_to_write(world: World) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kdedge.artifact import MixedTrial
 from kdedge.errors import RecipeError
 from kdedge.exporters.quantize.budget import Budget, read_budget
-from kdedge.exporters.quantize.mixed_search import Layer, Outcome, search
+from kdedge.exporters.quantize.mixed_search import Layer, Outcome, _Search, search
 from kdedge.recipe import MixedSection
 
 
@@ -131,6 +131,29 @@ def test_a_layer_that_makes_things_worse_when_it_is_float_is_not_taken_by_itself
     assert "no other layer brings it closer" in found.note
 
 
+def test_a_trial_whose_launch_failed_is_not_chosen_for_what_its_layers_are_thought_to_cost() -> None:
+    # Layers cost hundredths of a millisecond more, a whole call a millisecond: the two do not compare.
+    losses = {"a": 0.004, "b": 0.003}
+
+    def measure(kept: tuple[str, ...]) -> MixedTrial:
+        kl = sum(loss for name, loss in losses.items() if name not in kept)
+        return MixedTrial(kept, kl, 1 - kl, None if kept == ("a", "b") else 1.0 + 0.1 * len(kept))
+
+    def distance(kept: tuple[str, ...]) -> float:
+        return sum(loss for name, loss in losses.items() if name not in kept)
+
+    layers = [Layer("a", 0.01), Layer("b", 0.01), Layer("c", 0.01)]
+    outcome = _Search(layers, distance, measure, read_budget(MixedSection(kl_student="<= 0.0035")), 9, "float32")
+    outcome.trials = [measure(("a", "b")), measure(("a",))]
+    assert outcome._outcome().chosen.kept == ("a",)
+
+
+def test_a_limit_of_latency_that_was_never_measured_is_not_said_to_be_met() -> None:
+    budget = read_budget(MixedSection(kl_student="<= 1", latency_median="<= 2 ms"))
+    found = search([Layer("a", 1.0)], lambda kept: 0.0, lambda kept: MixedTrial(kept, 0.0, 1.0, None), budget, 4)
+    assert "is met, as far as it was measured (no latency)" in found.note
+
+
 def test_layers_that_help_only_together_are_found() -> None:
     # The errors of a and b cancel each other as long as both are integer or both are float.
     def kl(kept: tuple[str, ...]) -> float:
@@ -191,15 +214,23 @@ def test_a_shortfall_is_a_share_of_what_is_allowed() -> None:
     [
         ({"agreement_student": "<= 0.99"}, "at least"),
         ({"kl_student": ">= 0.1"}, "at most"),
-        ({"kl_student": "<= 0.1 ms"}, "no unit `ms`"),
+        ({"kl_student": "<= 0.1 ms"}, "`ms` is not a unit of it"),
         ({"kl_student": "<= 1", "latency_median": "<= 2"}, "allowed: `s`, `ms`"),
-        ({"agreement_student": ">= 99"}, "write it as 0.99 or as 99 %"),
+        ({"agreement_student": ">= 99"}, "write it as 0.98 or as 98 %"),
+        ({"kl_student": "<= 1e999"}, "too large"),
+        ({"kl_student": "<= 1", "latency_median": "<= 0 ms"}, "nothing takes no time"),
     ],
 )
 def test_a_condition_that_makes_no_sense_is_named(section: dict[str, str], named: str) -> None:
     with pytest.raises(RecipeError, match=r"quantize\.mixed\.") as error:
         read_budget(MixedSection(**section))  # type: ignore[arg-type]
     assert named in str(error.value)
+
+
+def test_a_share_in_percent_is_the_number_that_was_written() -> None:
+    budget = read_budget(MixedSection(agreement_student=">= 57 %"))  # 57 * 0.01 is 0.5700000000000001 in binary
+    assert budget.met(0.0, 57 / 100)
+    assert not budget.met(0.0, 0.5699)
 
 
 def test_a_missing_side_of_a_budget_asks_for_nothing() -> None:

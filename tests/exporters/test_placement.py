@@ -7,11 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 from graph_families import with_one_image
-from small_graphs import calibrated, concat, depthwise, lowered, option_a, readers, residual
+from small_graphs import calibrated, concat, depthwise, dialect, lowered, option_a, readers, residual
 
-from kdedge.artifact import ImportPath
 from kdedge.exporters.dialects import DIALECTS
-from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT as ONNXRUNTIME
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
@@ -49,12 +47,6 @@ PLACED_ALIKE = {
     "phone-xnnpack": "onnxruntime-x86",
     "qnn-htp-16": "qnn-htp",
 }
-
-
-def dialect(name: str) -> Dialect:
-    found = ImportPath(DIALECTS[name]).load()
-    assert isinstance(found, Dialect)
-    return found
 
 
 def written(graph, folder: Path, name: str) -> Path:  # type: ignore[no-untyped-def]

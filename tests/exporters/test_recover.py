@@ -15,6 +15,8 @@ from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.quantize import recover as module
 from kdedge.exporters.quantize.bias_correction import Corrected
+from kdedge.exporters.quantize.calibrate import observe
+from kdedge.exporters.quantize.distance import split
 from kdedge.exporters.quantize.lower import lower
 from kdedge.exporters.quantize.ranges import read_table, with_observer, write_table
 from kdedge.exporters.quantize.recover import Recovered, batches_of, recover, recover_graph
@@ -95,18 +97,53 @@ def test_a_handful_of_examples_changes_nothing(tmp_path: Path) -> None:
     assert all("10 examples are too few to tell" in step.note for step in found.steps)
 
 
-def test_best_takes_the_observer_whose_integers_come_closest(tmp_path: Path) -> None:
-    path = residual(tmp_path / "g.onnx")
-    found = recovered(path, OPENVINO, (), "best")
+@pytest.mark.parametrize("start", ["minmax", "mse"])
+def test_best_takes_the_observer_whose_integers_come_closest(tmp_path: Path, start: str) -> None:
+    path, inputs = residual(tmp_path / "g.onnx"), images(160)
+    table = calibrated(path, inputs, observer=start)
+    settings = QuantizeSection.model_validate({"observer": "best"})
+    found = recover_graph(path, table, batches_of({"image": inputs}), settings, OPENVINO, tmp_path)
     (step,) = found.steps
     assert step.name == "observer"
-    assert f"activations by {found.table.observer}" in step.note
-    table, inputs = calibrated(path, images(160)), images(160)
+    assert (f"activations by {found.table.observer}," in step.note) == step.kept
     wanted = run(path, inputs)
     plain = {
         name: error(run(lowered(path, OPENVINO, with_observer(table, name))[0], inputs), wanted) for name in ("moving-average", "entropy", "mse")
     }
     assert error(outputs(path, OPENVINO, found, inputs), wanted) <= 1.05 * min(plain.values())
+
+
+@pytest.mark.parametrize("count", [32, 160])
+def test_an_observer_that_the_judging_examples_find_worse_is_dropped(tmp_path: Path, count: int) -> None:
+    path, inputs = residual(tmp_path / "g.onnx"), images(count)
+    _, judging = split([{"image": np.arange(count)}])
+    odd = judging[0]["image"][:2]
+    inputs[odd] *= 20  # nobody who learns sees why ranges have to be wide
+    table = calibrated(path, inputs)
+    settings = QuantizeSection.model_validate({"observer": "best"})
+    found = recover_graph(path, table, batches_of({"image": inputs}), settings, OPENVINO, tmp_path)
+    (step,) = found.steps
+    assert step.after > step.before
+    assert not step.kept
+    assert found.table == table
+    assert ("16 examples are too few to tell" in step.note) == (count == 32)
+
+
+def test_equalization_leaves_what_is_infinite_to_stay_float(tmp_path: Path) -> None:
+    graph = Graph(channels=3)
+    first = graph.op("Relu", "relu", graph.conv("first", "image", 8))
+    scores = graph.head(graph.op("Relu", "relu2", graph.conv("second", first, 8)))
+    allowed = graph.op("Greater", "allowed", scores, graph.constant("limit", 0.0))
+    masked = graph.op("Where", "masked", allowed, scores, graph.constant("never", -np.inf))
+    both = graph.op("Concat", "both", masked, scores, axis=1)
+    path = graph.write(tmp_path / "g.onnx", graph.op("Softmax", "answer", both, axis=-1))
+    settings = QuantizeSection.model_validate({"observer": "minmax", "recover": ("equalization",)})
+    batches = batches_of({"image": images(48)})
+    table = observe(path, batches, settings, tolerant=True)
+    assert set(table.keep_float) >= {"masked", "both"}
+    (step,) = recover_graph(path, table, batches, settings, OPENVINO, tmp_path).steps
+    assert step.note.startswith("KL")
+    assert "tensors or groups of tensors equalized" in step.note
 
 
 def test_the_same_examples_give_the_same_result_and_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from small_graphs import Graph, at_opset, images, lowered, residual, run
 
 from kdedge.errors import ExportError
@@ -59,6 +61,56 @@ def test_an_output_that_is_no_row_of_logits_has_no_kl(tmp_path: Path) -> None:
     gaps = Distance(load(path), batches(3, 3)).of(path)
     assert gaps.kl is None
     assert gaps.error.tolist() == [0.0, 0.0, 0.0]
+
+
+def probabilities(path: Path, factor: float) -> Path:
+    """softmax(factor x the pooled image)."""
+    graph = Graph(channels=4)
+    flat = graph.op("Flatten", "flat", graph.op("GlobalAveragePool", "pool", "image"))
+    return graph.write(path, graph.op("Softmax", "shares", graph.op("Mul", "product", flat, graph.constant("factor", factor)), axis=-1))
+
+
+def test_kl_of_an_output_of_probabilities_is_that_of_the_probabilities(tmp_path: Path) -> None:
+    path, other = probabilities(tmp_path / "g.onnx", 40.0), probabilities(tmp_path / "other.onnx", 30.0)
+    found = Distance(load(path), batches(6)).of(other)
+    wanted, got = (run(graph, images(6, channels=4)).astype(np.float64) for graph in (path, other))
+    assert found.kl is not None
+    np.testing.assert_allclose(found.kl, (wanted * np.log(wanted / got)).sum(axis=1), rtol=1e-4)
+
+
+def test_an_output_of_another_shape_is_as_far_off_as_one_that_is_not_finite(tmp_path: Path) -> None:
+    def places(path: Path, limit: float) -> Path:
+        graph = Graph(channels=4)
+        above = graph.op("Greater", "above", "image", graph.constant("limit", limit))
+        return graph.write(path, graph.op("Cast", "places", graph.op("NonZero", "nonzero", above), to=1))
+
+    path = places(tmp_path / "g.onnx", 0.5)
+    aim = Distance(load(path), [{"image": array[None]} for array in images(3, channels=4)])
+    assert aim.of(path).error.tolist() == [0.0] * 3
+    assert aim.of(places(tmp_path / "fewer.onnx", 0.6)).error.tolist() == [1e6] * 3
+
+
+def test_an_output_of_text_has_no_say_and_is_refused_where_there_is_no_other(tmp_path: Path) -> None:
+    path = scaled(tmp_path / "g.onnx", 2.0)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Cast", ["logits"], ["text"], name="text", to=TensorProto.STRING))
+    model.graph.output.append(helper.make_tensor_value_info("text", TensorProto.STRING, None))
+    both, only = tmp_path / "both.onnx", tmp_path / "only.onnx"
+    onnx.save(model, both)
+    assert Distance(load(both), batches(6)).of(both).error.tolist() == [0.0] * 6
+    del model.graph.output[0]
+    onnx.save(model, only)
+    with pytest.raises(ExportError, match="none of its outputs is a tensor of numbers"):
+        Distance(load(only), batches(6))
+
+
+def test_a_lowered_graph_that_does_not_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = residual(tmp_path / "g.onnx")
+    aim = Distance(load(path), batches(2, 3))
+    with pytest.raises(ExportError, match=r"^the quantized graph cannot be measured on the calibration examples: "):
+        aim.of(scaled(tmp_path / "other.onnx", 1.0))
+    with pytest.raises(ExportError, match=r"^the float graph fails on the calibration examples: "):
+        Distance(load(path), batches(2, 4))
 
 
 def test_no_example_to_measure_on_is_an_error(tmp_path: Path) -> None:
@@ -118,6 +170,13 @@ def test_a_fixed_batch_size_is_kept_and_the_remainder_left_out() -> None:
     learning, judging = split(numbers(35, []), fixed=4)
     assert {len(part["image"]) for part in learning + judging} == {4}
     assert (len(learning), len(judging)) == (4, 4)
+
+
+@pytest.mark.parametrize(("fixed", "count"), [(64, 1), (24, 4), (32, 3)])
+def test_examples_are_gathered_for_a_fixed_batch_size_whatever_the_batches_are(fixed: int, count: int) -> None:
+    learning, judging = split(numbers(96, [32, 64]), fixed)
+    assert sorted(flat(learning) + flat(judging)) == list(range(fixed * count))
+    assert len(learning) + len(judging) == count
 
 
 def test_a_batch_whose_arrays_do_not_count_the_same_is_one_example() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_text import graph
 
+from kdedge.artifact import Dimension, TensorSpec
 from kdedge.errors import ExportError
 from kdedge.exporters.dynamic import quantize_dynamically
 from kdedge.exporters.equivalence import run
@@ -111,6 +112,27 @@ def test_no_example_and_an_infinite_one_are_refused() -> None:
         channel_sizes(model, [])
     with pytest.raises(ExportError, match="`n` is not finite on a calibration example"):
         channel_sizes(model, [{"x": np.full((1, 1, 32), np.inf, np.float32)}])
+
+
+def test_an_example_that_the_graph_cannot_take_is_told_in_a_sentence() -> None:
+    with pytest.raises(ExportError, match="the float graph fails on a calibration example"):
+        channel_sizes(graph(NET, **CONSTANTS), [{"x": np.ones((1, 1, 31), np.float32)}])
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(Dimension("b", 1, 4, 64), [8, 3]), (4, [4, 4, 4])])
+def test_a_graph_of_one_batch_size_gets_whole_batches(batch: int | Dimension, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from kdedge.exporters import smoothing
+
+    held = np.arange(11)
+    monkeypatch.setattr("kdedge.data.open_examples", lambda source: SimpleNamespace(raw=lambda chosen: held[chosen]))
+    monkeypatch.setattr("kdedge.data.encode.encode", lambda encoder, raw: {"x": raw})
+    model: Any = SimpleNamespace(encoder=None, inputs=(TensorSpec("x", "float32", (batch, 3)),))
+    data: Any = SimpleNamespace(splits={"train": None}, calibration=tuple(range(11)))
+    found = [batch["x"] for batch in smoothing._batches(model, data)]
+    assert [len(one) for one in found] == rows
+    assert np.concatenate(found)[:11].tolist() == list(range(11))
 
 
 @settings(max_examples=50, deadline=None)

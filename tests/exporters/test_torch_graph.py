@@ -55,6 +55,7 @@ ON_IMAGES = {
     "a transposed convolution": "y = ConvTranspose<group=2, strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(x, t, b4)",
     "a transposed one with pads that differ": "y = ConvTranspose<group=2, strides=[2,1], pads=[0,1,2,0], dilations=[1,2]>(x, t)",
     "a transposed one of a given shape": 'y = ConvTranspose<group=2, strides=[2,2], output_shape=[18,16], auto_pad="SAME_UPPER">(x, t)',
+    "a transposed one whose strides are wider than its kernel": 'y = ConvTranspose<group=2, strides=[4,5], auto_pad="SAME_UPPER">(x, t)',
     "a max pool": "y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)",
     "a max pool to the ceiling": "y = MaxPool<kernel_shape=[2,3], strides=[2,2], ceil_mode=1>(x)",
     "a max pool with dilations": "y = MaxPool<kernel_shape=[2,2], dilations=[2,2], pads=[1,0,1,1]>(x)",
@@ -65,6 +66,7 @@ ON_IMAGES = {
     "a global max pool": "y = GlobalMaxPool(x)",
     "nearest": 'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , scales)',
     "nearest by halves": 'y = Resize<mode="nearest">(x, , , sizes)',
+    "nearest by scales that are no binary fractions": 'y = Resize<mode="nearest">(x, , tenths)',
     "linear": 'y = Resize<mode="linear">(x, , scales)',
     "linear with aligned corners": 'y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , sizes)',
     "linear as torch does it": 'y = Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel">(x, , , sizes)',
@@ -122,6 +124,7 @@ CONSTANTS = {
     "last": normal(8, seed=5),
     "slope": normal(4, 1, 1, seed=6),
     "scales": np.array([1, 1, 2, 1.5], np.float32),
+    "tenths": np.array([1, 1, 1.1, 0.7], np.float32),
     "sizes": np.array([2, 4, 5, 13]),
     "low": np.float32(-0.5),
     "high": np.float32(0.7),
@@ -171,6 +174,24 @@ def test_an_operator_gives_what_onnx_runtime_gives(what: str) -> None:
 )
 def test_older_opsets_mean_what_they_meant(opset: int, body: str) -> None:
     assert_same(graph(f"(float[4, 5] x) => (float y) {{ {body} }}", opset), {"x": normal(4, 5)})
+
+
+@pytest.mark.parametrize(
+    ("opset", "body"),
+    [
+        (10, 'y = Resize<mode="nearest">(x, scales)'),
+        (11, 'y = Resize<mode="nearest", coordinate_transformation_mode="tf_half_pixel_for_nn">(x, none, scales)'),
+    ],
+)
+@pytest.mark.parametrize("scales", [(1, 1, 0.3, 2.5), (1, 1, 1.5, 0.7)])
+def test_older_ways_to_find_the_nearest_mean_what_they_meant(opset: int, body: str, scales: tuple[float, ...]) -> None:
+    used = {"scales": np.array(scales, np.float32), **({"none": np.zeros(0, np.float32)} if "none" in body else {})}
+    assert_same(graph(f"(float[2, 3, 9, 8] x) => (float y) {{ {body} }}", opset, **used), {"x": normal(2, 3, 9, 8)})
+
+
+def test_a_batch_of_no_examples_keeps_its_shape() -> None:
+    model = graph("(float[n, 3, 4] x) => (float y) { f = Flatten(x) y = MatMul(f, w) }", w=normal(12, 5))
+    assert_same(model, {"x": normal(0, 3, 4)})
 
 
 @pytest.mark.parametrize("attributes", ["", "<transA=1>", "<transB=1, alpha=0.5, beta=2.0>"])
@@ -234,6 +255,8 @@ def test_unknown_operators_and_forms_are_named_all_at_once() -> None:
         s=np.ones(4, np.float32),
     )
     assert unsupported_operators(model) == ("Det", "MaxPool with indices", "Resize mode cubic")
+    dilated = graph('(float[1, 2, 4, 4] x) => (float y) { y = MaxPool<kernel_shape=[2, 2], dilations=[2, 2], auto_pad="SAME_UPPER">(x) }')
+    assert unsupported_operators(dilated) == ("MaxPool padded to the same size with dilations",)
     with pytest.raises(ExportError, match="Det, MaxPool with indices, Resize mode cubic"):
         TorchGraph(model)
 
@@ -242,3 +265,13 @@ def test_a_node_that_fails_says_where_and_on_what() -> None:
     model = graph("(float[n, 3] x) => (float y) { y = MatMul(x, w) }", w=np.ones((3, 2), np.float32))
     with pytest.raises(ExportError, match=r"`y` \(MatMul\) cannot be run in torch: on float32\[4, 5\]"):
         TorchGraph(model)({"x": torch.zeros(4, 5)})
+
+
+def test_a_module_that_is_moved_takes_its_constants_along(tmp_path: Path) -> None:
+    model = load(residual(tmp_path / "float.onnx"))
+    x = torch.from_numpy(images(2))
+    moved = TorchGraph(model).to(torch.float64)
+    assert moved.constants["stem.weight"].dtype == torch.float64
+    found = moved({"image": x.double()}, ["a_relu"])["a_relu"]
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), TorchGraph(model)({"image": x}, ["a_relu"])["a_relu"], rtol=1e-5, atol=1e-5)

@@ -15,9 +15,10 @@ from onnx_text import graph
 
 from kdedge.errors import ExportError
 from kdedge.exporters.equivalence import run
+from kdedge.exporters.integer_weights import quantize_symmetric
 from kdedge.exporters.model_file import constant, save_model
 from kdedge.exporters.tensorrt import check_with_rtx
-from kdedge.exporters.weight_only import NOTE, quantize_symmetric, quantize_weights
+from kdedge.exporters.weight_only import NOTE, quantize_weights
 from kdedge.runtimes.onnxruntime import open_session
 
 

@@ -12,6 +12,7 @@ import pytest
 from kdedge.artifact import MixedTrial
 from kdedge.measured import Audit, AuditRow, Cell
 from kdedge.report import audit as module
+from kdedge.report import figures
 from kdedge.report.layout import Bullets, Folded, Plot, Section, Table
 from kdedge.report.mixed import mixed
 from kdedge.report.page import page_of, render
@@ -70,6 +71,36 @@ def test_one_table_explains_integers_that_are_slower_than_floats(tmp_path: Path)
 
 def test_integers_that_are_faster_need_no_explanation(tmp_path: Path) -> None:
     assert module.slower(result(tmp_path, integer_ms=0.05).cells) == ()
+
+
+def test_integers_within_the_noise_of_floats_need_no_explanation(tmp_path: Path) -> None:
+    # 0.1160 [0.1137, 0.1195] against 0.1150 [0.1127, 0.1185]
+    assert module.slower(result(tmp_path, integer_ms=0.116).cells) == ()
+
+
+def test_without_intervals_the_values_are_compared_and_the_sentence_says_so(tmp_path: Path) -> None:
+    def bare(cell: Cell) -> Cell:
+        figures = {"latency_median": replace(cell.latency.figures["latency_median"], low=None, high=None)}
+        return replace(cell, latency=replace(cell.latency, figures=figures))
+
+    (said,) = module.slower([bare(cell) for cell in result(tmp_path).cells])
+    assert "(0.2 ms against 0.115 ms, without an interval)" in said
+
+
+def test_no_time_of_a_proxy_is_shown_but_what_ran_there_is(tmp_path: Path) -> None:
+    whole = result(tmp_path)
+    proxies = whole.having(cells=tuple(replace(cell, proxy=True) for cell in whole.cells))
+    blocks = section(module.audit(proxies)).blocks
+    assert [row[3].text for block in blocks if isinstance(block, Table) for row in block.rows] == ["1", "14"]
+    assert [row[5].text for block in blocks if isinstance(block, Folded) for row in block.table.rows] == ["-", "-", "-"]
+    cell = proxies.as_json()["artifacts"][1]
+    assert cell["audit"]["conversion_ms"] is None
+    assert [row["milliseconds"] for row in cell["audit"]["rows"]] == [None, None, None]
+    assert cell["integer_share"] == pytest.approx(0.31)
+
+
+def test_large_numbers_have_three_digits_at_every_step() -> None:
+    assert [figures.count(number) for number in (999, 2_208_064, 999_499, 999_999, 1_000_000)] == ["999", "2.21 M", "999 k", "1 M", "1 M"]
 
 
 def test_a_proxys_time_explains_nothing(tmp_path: Path) -> None:

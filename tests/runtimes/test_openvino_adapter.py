@@ -141,3 +141,25 @@ def test_packed_weights_are_multiplied_as_floats_where_dynamic_quantization_is_o
     session = opened(tmp_path / "packed.onnx", inference_precision="f32", dynamic_quantization=False)
     np.testing.assert_allclose(session.run(feed)["y"], feed["x"] @ (packed * scales), rtol=1e-4, atol=1e-3)
     assert dtypes_of("FullyConnected", session.executed()) == ["fp32"]
+
+
+@pytest.mark.parametrize("failing", ["compiling", "running"])
+def test_layers_are_read_back_where_the_device_cannot_time_them(net: Path, tmp_path: Path, failing: str) -> None:
+    class Untimed:
+        def create_infer_request(self) -> Untimed:
+            return self
+
+        def infer(self, *_: object, **__: object) -> None:
+            raise RuntimeError("Performance counters were not enabled")  # as OpenVINO's own errors are
+
+    def timed() -> Untimed:
+        if failing == "compiling":
+            raise RuntimeFailure("openvino cannot open net.onnx")
+        return Untimed()
+
+    session = opened(net, inference_precision="f32")
+    session.run({"image": write_images(tmp_path / "x.npy", 2)})
+    session._timed = timed
+    layers = session.executed()
+    assert dtypes_of("Convolution", layers) == ["fp32", "fp32"]
+    assert {layer.milliseconds for layer in layers} == {None}
