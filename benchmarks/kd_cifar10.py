@@ -3,9 +3,11 @@
 Run: python benchmarks/kd_cifar10.py [--workspace DIR] [--tuned tuned.yaml] [--only ARM ...] [--seeds 3] [--epochs 15] [--limit N]
 
 About 20 runs, hours on two cores. It can be stopped at any time: a run that was broken off goes on from its last checkpoint, and the figures of
-each finished run are a line of DIR/runs.jsonl, which later starts read back (remove a line to run it again). All arms see the same five augmented
-views, about which the teacher is asked once; only the losses differ. The test images are looked at when a run has ended, for its last and its
-best epoch; nothing is chosen by them, and `kdedge tune` never opens them. When all runs are there the table is written into docs/kd_cifar10.md.
+each finished run are a line of benchmarks/kd_cifar10_runs.jsonl (of DIR/runs.jsonl where the setting is not the page's), which later starts read
+back, on whatever machine (remove a line to run it again). All arms see the same five augmented views, about which the teacher is asked once; only
+the losses differ. The test images are looked at when a run has ended, for its last and its best epoch; nothing is chosen by them, and `kdedge tune`
+never opens them. When all runs are there the table is written into docs/kd_cifar10.md. The step is computed as the machine does it fastest, in
+bfloat16 where the CPU has it; each line says how.
 
 The arm `tuned` takes its losses from the recipe that --tuned names (else DIR/tuned.yaml, where there is one). `kdedge tune DIR/recipe.yaml` finds
 such losses: that recipe is written at every start.
@@ -45,6 +47,7 @@ from kdedge.workspace import StageEvent, Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "kd_cifar10.md"
+RUNS = ROOT / "benchmarks" / "kd_cifar10_runs.jsonl"
 SEEDS, EPOCHS, TEST_IMAGES_OF_A_SMOKE_RUN = 3, 15, 1000
 ALONE, STANDARDIZED, TUNED = "no-teacher", "kd-standardized", "tuned"
 STAGES = ("layer1", "layer2", "layer3")
@@ -59,23 +62,35 @@ ARMS: dict[str, Losses] = {
     "dist": ({"ce": 1.0}, {"dist": 2.0, "temperature": 4.0, "beta": 1.0, "gamma": 1.0}),
     "at": ({"ce": 1.0}, {"at": 1000.0, "layers": list(STAGES)}),
 }
-# The fastest step of this student on a core with AVX-512 BF16, by processor time: half of float32's. Channels last is slower here, and what
-# `compile` saves hardly pays for the compiling.
-FAST = {"precision": "bf16", "channels_last": False}
+# The fastest step of this student by processor time. With AVX-512 BF16: half of float32's; channels last is slower there, and what `compile` saves
+# hardly pays for the compiling. Without: bfloat16 takes ten times as long as float32, from which channels last and `compile` take a third.
+WITH_BF16: dict[str, Any] = {"precision": "bf16", "channels_last": False}
+WITHOUT_BF16: dict[str, Any] = {"precision": "fp32", "channels_last": True, "compile": True}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One run's figures: the accuracy after each epoch, how long training took, and what the teacher's answers took, which runs share (s)."""
+    """One run's figures: the accuracy after each epoch (None where it was not kept; the last always is), how long training took, and what the
+    teacher's answers took, which runs share (s)."""
 
     arm: str
     seed: int
     setting: str
     examples: int
-    scores: tuple[float, ...]
+    scores: tuple[float | None, ...]
     seconds: float | None
     teacher_seconds: float | None
     machine: str
+
+    @property
+    def known(self) -> tuple[float, ...]:
+        """The accuracies that were kept, the last epoch's last."""
+        return tuple(score for score in self.scores if score is not None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its best epoch is known."""
+        return len(self.known) == len(self.scores)
 
 
 class Told(progress.Silent):
@@ -120,7 +135,8 @@ def benchmark(arguments: argparse.Namespace) -> None:
         print(f"{TUNED}: no losses yet; find them with `kdedge tune {arguments.workspace / 'recipe.yaml'}` and name its recipe with --tuned")
     if arguments.only and TUNED in arguments.only and TUNED not in arms:
         raise SystemExit(f"--only {TUNED}: there are no tuned losses")
-    log = arguments.workspace / "runs.jsonl"
+    whole = (arguments.seeds, arguments.epochs, arguments.limit) == (SEEDS, EPOCHS, None)
+    log = RUNS if whole else arguments.workspace / "runs.jsonl"
     runs = _read(log)
     workspace = Workspace(arguments.workspace / "workspace", _event)
     with progress.listening(Told()):
@@ -149,8 +165,13 @@ def plain_recipe(losses: Losses, epochs: int, limit: int | None) -> dict[str, An
         "data": {"train": source, "test": source, "augment": ["crop4", "flip"], **limits},
         "teacher": teacher,
         "student": {"model": "kdedge:resnet8-cifar"},
-        "distill": {**training, **FAST, "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4}, "losses": list(losses)},
+        "distill": {**training, **_fast(), "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4}, "losses": list(losses)},
     }
+
+
+def _fast() -> dict[str, Any]:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    return WITH_BF16 if "avx512_bf16" in flags else WITHOUT_BF16
 
 
 def recipe_of(losses: Losses, epochs: int, limit: int | None) -> Recipe:
@@ -183,14 +204,15 @@ def one_run(arm: str, seed: int, recipe: Recipe, workspace: Workspace) -> Finish
     cost = cost_of(workspace, arm, [course])
     workspace.save()
     (scored,) = found.arms[0].seeds
-    machine = f"{processor()}, {os.cpu_count()} cores, torch {version_of('torch')}"
+    machine = f"{processor()}, {os.cpu_count()} cores, torch {version_of('torch')}, {recipe.distill.precision}"
     return Finished(arm, seed, _setting(recipe), found.examples, scored.epochs, cost.seconds[0], cost.teacher_seconds, machine)
 
 
 def _setting(recipe: Recipe) -> str:
-    """A digest of everything that the recipe says but where its files lie: figures of other settings are not mixed."""
+    """A digest of what the recipe says but where its files lie and how the step is computed: figures of other settings are not mixed."""
     assert recipe.distill is not None
-    said = [recipe.data.model_dump(mode="json", exclude={"train", "test"}), recipe.student.model, recipe.distill.model_dump(mode="json")]
+    taught = recipe.distill.model_dump(mode="json", exclude=set(WITHOUT_BF16))
+    said = [recipe.data.model_dump(mode="json", exclude={"train", "test"}), recipe.student.model, taught]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -271,8 +293,9 @@ def table(arms: Mapping[str, Losses], there: Mapping[str, Mapping[int, Finished]
             continue
         minutes = [run.seconds / 60 for run in runs.values() if run.seconds is not None]
         spent = f"{statistics.mean(minutes):.1f}" if minutes else "-"
-        last = _spread([run.scores[-1] for run in runs.values()])
-        best = _spread([max(run.scores) for run in runs.values()])
+        last = _spread([run.known[-1] for run in runs.values()])
+        curves = [run.known for run in runs.values() if run.whole]
+        best = _spread([max(curve) for curve in curves]) + (f" ({len(curves)} runs)" if len(curves) < len(runs) else "") if curves else "not kept"
         lines.append(f"| {arm}: {_written(losses)} | {len(runs)} | {last} | {best} | {_gain_text(arm, there)} | {spent} |")
     return lines
 
@@ -294,20 +317,21 @@ def _against_alone(arm: str, there: Mapping[str, Mapping[int, Finished]]) -> Com
     seeds = sorted(set(there[arm]) & set(there[ALONE]))
     if arm == ALONE or not seeds:
         return None
-    pair = [(name, tuple(SeedScores(seed, there[name][seed].scores) for seed in seeds)) for name in (arm, ALONE)]
+    pair = [(name, tuple(SeedScores(seed, there[name][seed].known) for seed in seeds)) for name in (arm, ALONE)]
     return compare("accuracy", "fraction", there[arm][seeds[0]].examples, pair)
 
 
 def _as_json(arm: str, there: Mapping[str, Mapping[int, Finished]]) -> dict[str, Any]:
     runs = there[arm]
-    alone = compare("accuracy", "fraction", 0, [(arm, tuple(SeedScores(seed, run.scores) for seed, run in sorted(runs.items())))])
+    alone = compare("accuracy", "fraction", 0, [(arm, tuple(SeedScores(seed, run.known) for seed, run in sorted(runs.items())))])
     scored: ArmScores = alone.arms[0]
+    whole = all(run.whole for run in runs.values())
     gain = _against_alone(arm, there)
     return {
         "last": scored.last.as_json(),
-        "best": scored.best.as_json(),
+        "best": scored.best.as_json() if whole else None,
         "sd": scored.deviation,
-        "best_epochs": [seed.best_epoch for seed in scored.seeds],
+        "best_epochs": [seed.best_epoch for seed in scored.seeds] if whole else None,
         "gain": gain.gain.as_json() if gain is not None and gain.gain is not None else None,
         "decided": gain.decided if gain is not None else None,
         "seconds": [None if run.seconds is None else round(run.seconds, 1) for _, run in sorted(runs.items())],
@@ -321,12 +345,14 @@ def _about(there: Mapping[str, Mapping[int, Finished]], arguments: argparse.Name
         return "No run is there yet."
     asked = sorted({round(run.teacher_seconds / 60, 1) for run in runs if run.teacher_seconds is not None})
     cost = f" Asking the teacher about the views took {' and '.join(map(str, asked))} minutes, once for each set of questions." if asked else ""
+    lost = sum(not run.whole for run in runs)
+    kept = f" Of {lost} runs, made on a machine that is gone, only the last epoch was written down." if lost else ""
     images = f"{arguments.limit:,} training images" if arguments.limit else "50,000 training images"
     machines = "; ".join(sorted({run.machine for run in runs}))
     return (
         f"{arguments.epochs} epochs on {images}, {runs[0].examples:,} test images, up to {arguments.seeds} seeds. Accuracy: mean +- sd "
         "over seeds. The best epoch is chosen on the test images, so it promises too much. Gain: last epochs, paired by seed, with Student's t "
-        f"interval (95 %). Minutes: training alone, on {machines}.{cost}"
+        f"interval (95 %). Minutes: training alone, on {machines}.{cost}{kept}"
     )
 
 
