@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import importlib
 
-from kdedge.devices.device import Device
+from kdedge.devices.device import Device, DeviceSettings
 from kdedge.errors import DeviceError
 
-# Name or scheme of a device -> the module whose `open_device(name)` opens it.
-DEVICES = {"local": "kdedge.devices.local"}
+# Scheme of a device's name (what stands before its colon) -> the module whose `open_device(name, settings)` opens it.
+DEVICES = {
+    "local": "kdedge.devices.local",
+}
+
+
+def scheme_of(name: str) -> str:
+    """The row of `DEVICES` that a device belongs to.
+
+    Raises:
+        DeviceError: there is no device of that name.
+    """
+    scheme = name.partition(":")[0]
+    if scheme not in DEVICES:
+        raise DeviceError(f"there is no device `{name}` (there is: {', '.join(sorted(DEVICES))})")
+    return scheme
 
 
 def open_device(name: str) -> Device:
@@ -17,7 +31,6 @@ def open_device(name: str) -> Device:
     Raises:
         DeviceError: there is no device of that name, or it cannot be reached.
     """
-    if name not in DEVICES:
-        raise DeviceError(f"there is no device `{name}` (there is: {', '.join(sorted(DEVICES))})")
-    opened: Device = importlib.import_module(DEVICES[name]).open_device(name)
+    scheme = scheme_of(name)
+    opened: Device = importlib.import_module(DEVICES[scheme]).open_device(name, DeviceSettings(address=name.partition(":")[2]))
     return opened

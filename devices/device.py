@@ -1,17 +1,57 @@
-"""A device: a transport, what it is, and the sensors that it has."""
+"""A device: what it is, how it is reached, and who does jobs there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from kdedge.devices.transport import Transport
 from kdedge.measured import DeviceIdentity
+from kdedge.runtimes.job import Job, Result
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What the user says of a device, in its name (`ssh:orin.local`) or in `devices.yaml`.
+
+    `address`: what stands behind the colon. `python`: full path of the interpreter there, "" for the transport's usual one. `root`: the folder
+    there in which kdedge keeps files, jobs and its lease. `profile`: its entry in the catalog, "" to be found by its facts. `set`: what is set for
+    the time of a measurement (power mode, clocks, governor) and undone after it. `runners`: native programs to push, by name. `environment`: more
+    variables for the worker.
+    """
+
+    address: str = ""
+    python: str = ""
+    root: str = ""
+    profile: str = ""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    runners: Mapping[str, Path] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """Does jobs on a device."""
+
+    def run(self, job: Job, folder: Path, timeout: float, name: str) -> Result:
+        """Do one job and leave its outputs, samples and `worker.log` in `folder`, which is empty and on this machine.
+
+        `timeout` in seconds for the job itself. `name` says which piece of a measurement it is ("launch-03"): a job of the same content and name that
+        the device has finished already, for a host that was lost, is fetched instead of done again. Paths in the result are relative to `folder`.
+        What goes wrong in the job is a result with `status="failed"`.
+
+        Raises:
+            DeviceError: the device cannot be reached (`Disconnected`, `DeviceGone`, `DeviceUnresponsive`), or is taken by another host.
+        """
 
 
 @dataclass(frozen=True)
 class Device:
-    """An opened device. `python`: the interpreter that runs the worker there, by full path."""
+    """An opened device. `python`: the interpreter that runs the worker there, by full path. `runner`: who does jobs there; None: a child process of
+    this one, in the job's own folder."""
 
     identity: DeviceIdentity
     transport: Transport
     python: str
+    runner: Runner | None = None

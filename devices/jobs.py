@@ -20,10 +20,11 @@ _SILENT = {"CI": "true", "NNCF_CI": "1", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_T
 _LINE_LENGTH = 300
 
 
-def run_job(device: Device, job: Job, folder: Path, timeout: float) -> Result:
-    """Run a worker for `job` in `folder`, which then holds the job, links to its files, its result, outputs, samples and `worker.log`.
+def run_job(device: Device, job: Job, folder: Path, timeout: float, name: str = "") -> Result:
+    """Run a worker for `job` on the device; `folder` then holds its outputs, samples and `worker.log`.
 
-    `timeout` in seconds. A crash, a kill, a timeout or a lack of memory gives `Result(status="failed", reason=...)`.
+    `timeout` in seconds. `name`: which piece of a measurement it is, for a device that may have finished it already. A crash, a kill, a timeout
+    or a lack of memory gives `Result(status="failed", reason=...)`.
 
     Raises:
         DeviceError: the device cannot be reached, or a file of the job cannot be placed on it.
@@ -32,6 +33,12 @@ def run_job(device: Device, job: Job, folder: Path, timeout: float) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in ("result.json", CRASH_FILE):
         (folder / stale).unlink(missing_ok=True)
+    if device.runner is not None:
+        return checked(device.runner.run(job, folder, timeout, name), folder)
+    return checked(_as_child(device, job, folder, timeout), folder)
+
+
+def _as_child(device: Device, job: Job, folder: Path, timeout: float) -> Result:
     write_job(str(folder), stage(device.transport, job, folder))
     # What a killed worker leaves among its temporary files lies in the job's folder and goes with it.
     variables = {**environment(job, device), "TMPDIR": str(folder)}
@@ -43,7 +50,7 @@ def run_job(device: Device, job: Job, folder: Path, timeout: float) -> Result:
         result = Result(status="failed", reason=f"the worker's result cannot be read: {error}", runtime=job.runtime)
     if result is None:
         result = Result(status="failed", reason=explain(completed, timeout, folder), runtime=job.runtime)
-    return _checked(result, folder)
+    return result
 
 
 def stage(transport: Transport, job: Job, folder: Path) -> Job:
@@ -113,7 +120,7 @@ def _last_words(completed: Completed) -> str:
     return f": {lines[-1][:_LINE_LENGTH]}" if lines else ""
 
 
-def _checked(result: Result, folder: Path) -> Result:
+def checked(result: Result, folder: Path) -> Result:
     """Refuse a result whose outputs lie outside the job's folder: it may come from a board that is not ours."""
     for bucket in result.outputs:
         for name, path in bucket.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import kdedge
-from kdedge.devices.device import Device
+from kdedge.devices.device import Device, DeviceSettings
 from kdedge.devices.fingerprint import identify
 from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError
@@ -40,7 +40,7 @@ _INHERITED = (
 _KEPT_BYTES = 1 << 20
 
 
-def open_device(name: str) -> Device:
+def open_device(name: str, settings: DeviceSettings) -> Device:
     """The machine that kdedge runs on, with the interpreter that runs kdedge."""
     return Device(identify(name, kind="local"), LocalTransport(), sys.executable)
 
@@ -48,8 +48,8 @@ def open_device(name: str) -> Device:
 class LocalTransport:
     """Files by hard link (by copy across file systems), commands as process groups of their own."""
 
-    def push(self, local: Path, remote: str) -> None:
-        """Place a file or folder at `remote` without sending what is there already.
+    def push(self, local: Path, remote: str) -> int:
+        """Place a file or folder at `remote`; what is there already is left. Returns 0: nothing is sent.
 
         Raises:
             DeviceError: it does not exist, or cannot be placed.
@@ -64,6 +64,7 @@ class LocalTransport:
                 _place(source, target)
         except OSError as error:
             raise DeviceError(f"device `local`: {local} cannot be placed at {remote}: {error.strerror or error}") from error
+        return 0
 
     def pull(self, remote: str, local: Path) -> None:
         """Copy a file or folder to `local`.
@@ -87,8 +88,7 @@ class LocalTransport:
         Raises:
             DeviceError: the command cannot be started.
         """
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= {PARENT_VARIABLE: str(os.getpid()), "PYTHONPATH": _python_path(), **(env or {})}
+        environment = {PARENT_VARIABLE: str(os.getpid()), **_environment(env)}
         # Files, not pipes: a grandchild that outlives the command would keep a pipe open and the reader waiting.
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             try:
@@ -106,6 +106,20 @@ class LocalTransport:
                 _kill_group(process)
             return Completed(process.returncode, _tail(stdout), _tail(stderr), timed_out)
 
+    def spawn(self, argv: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> None:
+        """Start a command in a session of its own, which outlives this process.
+
+        Raises:
+            DeviceError: the command cannot be started, or the log not be written.
+        """
+        try:
+            with Path(log).open("wb") as output:
+                subprocess.Popen(
+                    list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(env), start_new_session=True, cwd="/"
+                )
+        except OSError as error:
+            raise DeviceError(f"device `local`: {argv[0]} cannot be started: {error.strerror or error}") from error
+
     def read_text(self, remote: str) -> str:
         """A small text file.
 
@@ -120,6 +134,13 @@ class LocalTransport:
     def alive(self) -> bool:
         """This machine answers."""
         return True
+
+    def close(self) -> None:
+        """There is no connection."""
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    return {**{name: os.environ[name] for name in _INHERITED if name in os.environ}, "PYTHONPATH": _python_path(), **(env or {})}
 
 
 def _python_path() -> str:

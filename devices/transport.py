@@ -22,11 +22,17 @@ class Transport(Protocol):
     """Files and processes on a device. All paths on the device are absolute strings.
 
     Raises, all of them:
-        DeviceError: the device cannot be reached.
+        Disconnected: the connection broke or could not be made, and may come back.
+        DeviceGone: there is no such device, or it refuses us: trying again is useless.
+        DeviceUnresponsive: it is connected and does not answer in time.
+        DeviceError: what was asked cannot be done there (no such file, disk full).
     """
 
-    def push(self, local: Path, remote: str) -> None:
-        """Copy a file or folder to the device; a file that is there with the same hash is not sent again."""
+    def push(self, local: Path, remote: str) -> int:
+        """Copy a file or folder to the device, each file whole or not at all; a file that is there with the same hash is not sent again.
+
+        Returns the bytes that were sent.
+        """
 
     def pull(self, remote: str, local: Path) -> None:
         """Copy a file or folder from the device."""
@@ -34,8 +40,14 @@ class Transport(Protocol):
     def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """Run a command to its end, at most `timeout` seconds; then its whole process group is killed."""
 
+    def spawn(self, argv: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> None:
+        """Start a command that goes on when the connection, or this process, ends. Its standard output and error go to the file `log` there."""
+
     def read_text(self, remote: str) -> str:
         """A small text file (sysfs, a log)."""
 
     def alive(self) -> bool:
         """Whether the device answers."""
+
+    def close(self) -> None:
+        """Let go of the connection; what was spawned goes on."""

@@ -56,6 +56,18 @@ class DeviceError(KdedgeError):
     kind = "device error"
 
 
+class Disconnected(DeviceError):
+    """The connection to a device broke, or could not be made; it may come back."""
+
+
+class DeviceGone(DeviceError):
+    """A device is not there any more, or refuses us: trying again is useless."""
+
+
+class DeviceUnresponsive(DeviceError):
+    """A device is connected and does not answer in time."""
+
+
 class MeasurementError(KdedgeError):
     """A measurement is invalid (throttled, device lost, environment mismatch)."""
 

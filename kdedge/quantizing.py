@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from kdedge.artifact import CalibratedRanges, FloatGraph, ImportPath, ModelFiles, PreparedData, TeacherFiles
-from kdedge.devices import DEVICES
+from kdedge.devices import DEVICES, scheme_of
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.measured import DeviceIdentity
 from kdedge.recipe import ExportSection, Recipe
@@ -62,7 +62,7 @@ def obtain_mixed(
 
 def code_that_runs(runtime: str, device: DeviceIdentity) -> tuple[str, ...]:
     """What is chosen by name when an artifact is measured: the worker, the adapter of its runtime, the transport of the device."""
-    return "kdedge.runtimes.worker:main", f"kdedge.runtimes.{ADAPTERS[runtime]}:open_session", f"{DEVICES[device.name]}:open_device"
+    return "kdedge.runtimes.worker:main", f"kdedge.runtimes.{ADAPTERS[runtime]}:open_session", f"{DEVICES[scheme_of(device.name)]}:open_device"
 
 
 def dialects_of(exports: Iterable[ExportSection]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from kdedge.artifact import ImportPath, PreparedData
 from kdedge.devices import local
-from kdedge.devices.device import Device
+from kdedge.devices.device import Device, DeviceSettings
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.recipe import DataSection
 from kdedge.tasks.image_classification import ImageClassification
@@ -44,6 +44,6 @@ def logit_loss(student_logits: Tensor, teacher_logits: Tensor, scale: float = 1.
     return functional.mse_loss(student_logits.float(), teacher_logits.float()) * scale
 
 
-def open_device(name: str) -> Device:
+def open_device(name: str, settings: DeviceSettings) -> Device:
     """This machine under another name."""
-    return local.open_device(name)
+    return local.open_device(name, settings)

@@ -52,7 +52,9 @@ def validate(
     work = folder / "job"
     work.mkdir()
     try:
-        result = run_job(open_device(device.name), validation_job(artifact, inputs), work, SECONDS_TO_START + SECONDS_AN_EXAMPLE * inputs.size)
+        result = run_job(
+            open_device(device.name), validation_job(artifact, inputs), work, SECONDS_TO_START + SECONDS_AN_EXAMPLE * inputs.size, "validate"
+        )
         if result.status != "ok":
             return _without_figures(result.status, result.reason, result)
         outputs = in_order_of_the_split(result.outputs, work, inputs)

@@ -103,7 +103,7 @@ def run_launch(device: Device, job: Job, folder: Path, number: int, timeout: flo
     work = folder / "job"
     work.mkdir()
     try:
-        result = run_job(device, job, work, timeout)
+        result = run_job(device, job, work, timeout, f"launch-{number:02d}")
         if result.status != "ok":
             return Launch(np.empty(0), result)
         for name, kept in (("warmup_ns.npy", "warmup"), ("samples_ns.npy", "launch")):

@@ -37,7 +37,7 @@ def _fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Job]]:
     def install(outputs: Outputs | None = None, result: Result | Exception | None = None, layers: list[dict[str, str]] | None = None) -> list[Job]:
         seen: list[Job] = []
 
-        def run_job(device: Any, job: Job, folder: Path, timeout: float) -> Result:
+        def run_job(device: Any, job: Job, folder: Path, timeout: float, name: str = "") -> Result:
             seen.append(job)
             if isinstance(result, Exception):
                 raise result

@@ -53,7 +53,7 @@ def _fake_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Job]]:
     def install(*results: Result | Exception, samples: bool = True) -> list[Job]:
         seen: list[Job] = []
 
-        def run_job(device: Any, job: Job, folder: Path, timeout: float) -> Result:
+        def run_job(device: Any, job: Job, folder: Path, timeout: float, name: str = "") -> Result:
             result = results[min(len(seen), len(results) - 1)]
             seen.append(job)
             if isinstance(result, Exception):
