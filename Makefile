@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling
 
-.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization data clean
+.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization bench-modelopt data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,6 +57,15 @@ bench-distill: .venv-vision/.installed
 # After `make data`. Finished parts are kept in data/benchmarks/quantization; ONLY="--only resnet20" and the like go to the script.
 bench-quantization: setup .venv-peers/.installed
 	$(BIN)/python benchmarks/quantization.py $(ONLY)
+
+# ModelOpt wants an older onnx and ONNX Runtime's GPU build: an environment of its own, 6.5 GB.
+.venv-modelopt/.installed: Makefile
+	test -x .venv-modelopt/bin/python || $(PYTHON) -m venv .venv-modelopt
+	.venv-modelopt/bin/python -m pip install --quiet --disable-pip-version-check 'nvidia-modelopt[onnx]==0.47.0'
+	touch $@
+
+bench-modelopt: setup .venv-modelopt/.installed
+	$(BIN)/python benchmarks/quantization_modelopt.py $(ONLY)
 
 # make data DATA=DIR: fills data/ from a folder that holds cifar10/, teachers/ and text_sst2/ (see docs/data.md).
 data: setup

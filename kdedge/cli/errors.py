@@ -84,7 +84,11 @@ EXTRAS = {
     "timm": "vision",
     "gymnasium": "rl",
     "optuna": "tune",
-    "sqlalchemy": "tune",
+    "sqlalchemy": "history",
+    "alembic": "history",
+    "psycopg": "postgres",
+    "adbutils": "devices",
+    "segno": "devices",
     "jinja2": "report",
     "matplotlib": "report",
 }
