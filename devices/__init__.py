@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from dataclasses import replace
 
 from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.inventory import nearest, read_inventory
 from kdedge.errors import DeviceError
 
 # Scheme of a device's name (what stands before its colon) -> the module whose `open_device(name, settings)` opens it.
 DEVICES = {
     "local": "kdedge.devices.local",
+    "ssh": "kdedge.devices.ssh",
+    "simulated": "kdedge.devices.simulated",
 }
+
+# Devices that do jobs by a runner of their own, by name: to connect and to ask what they are takes long, and a measurement has many jobs.
+_opened: dict[str, Device] = {}
+_opening: dict[str, threading.Lock] = {}
+
+
+def own_devices() -> list[str]:
+    """Names that can be opened as they stand: this machine, and those in the user's `devices.yaml`.
+
+    Raises:
+        DeviceError: that file is wrong.
+    """
+    return ["local", *read_inventory(DEVICES)]
 
 
 def scheme_of(name: str) -> str:
@@ -19,18 +37,43 @@ def scheme_of(name: str) -> str:
     Raises:
         DeviceError: there is no device of that name.
     """
-    scheme = name.partition(":")[0]
-    if scheme not in DEVICES:
-        raise DeviceError(f"there is no device `{name}` (there is: {', '.join(sorted(DEVICES))})")
-    return scheme
+    return _found(name)[0]
 
 
 def open_device(name: str) -> Device:
-    """Open a device by its name.
+    """Open a device by its name: `local`, a scheme and an address (`ssh:orin.local`), or a name in the user's `devices.yaml`.
+
+    A device that has a runner of its own is opened once per process.
 
     Raises:
         DeviceError: there is no device of that name, or it cannot be reached.
     """
-    scheme = scheme_of(name)
-    opened: Device = importlib.import_module(DEVICES[scheme]).open_device(name, DeviceSettings(address=name.partition(":")[2]))
-    return opened
+    scheme, settings = _found(name)
+    with _opening.setdefault(name, threading.Lock()):
+        if name in _opened:
+            return _opened[name]
+        device: Device = importlib.import_module(DEVICES[scheme]).open_device(name, settings)
+        if device.runner is not None:
+            _opened[name] = device
+        return device
+
+
+def close_devices() -> None:
+    """Let go of all devices that this process has opened: leases are given back, connections end."""
+    while _opened:
+        _, device = _opened.popitem()
+        close = getattr(device.runner, "close", device.transport.close)
+        close()
+
+
+def _found(name: str) -> tuple[str, DeviceSettings]:
+    """Scheme and settings of a device."""
+    scheme, _, address = name.partition(":")
+    if scheme in DEVICES:
+        return scheme, DeviceSettings(address=address)
+    own = read_inventory(DEVICES)
+    if name not in own:
+        known = [*DEVICES, *own]
+        raise DeviceError(f"there is no device `{name}`{nearest(name if name == scheme else scheme, known)} (there is: {', '.join(sorted(known))})")
+    scheme, _, address = own[name].transport.partition(":")
+    return scheme, replace(own[name].settings, address=address)

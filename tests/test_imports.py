@@ -29,7 +29,7 @@ LEVELS: list[set[str]] = [
     {"exporters"},
     {"gate", "bundle"},
     {"checks"},
-    {"training", "quantizing"},
+    {"training", "quantizing", "regression"},
     {"report"},
     {"pipeline", "tuning", "examining"},
     {"api"},

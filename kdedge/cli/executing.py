@@ -37,13 +37,13 @@ def audit_here(artifact: Path, sizes: Sequence[str]) -> Audit:
     """
     from kdedge.devices import open_device
     from kdedge.exporters.asked import asked_nodes
+    from kdedge.exporters.given_sizes import fill_sizes, name_dimensions, parse_sizes
     from kdedge.exporters.quantize.wiring import load
     from kdedge.fidelity.audit import audit
 
     found = _runnable(artifact)
-    model = _named(load(found.path))
-    chosen = _sizes(sizes)
-    fixed = _filled(model, chosen)
+    model = name_dimensions(load(found.path))
+    fixed = fill_sizes(model, parse_sizes(sizes))
     device = open_device("local")
     layers = _executed(found, model, fixed, device)
     return audit(asked_nodes(model, fixed), layers, found.runtime, found.options, device.identity.machines)
@@ -75,57 +75,15 @@ def _runnable(path: Path) -> Runnable:
     return Runnable(file, manifest["runtime"], dict(manifest["options"]))
 
 
-def _sizes(given: Sequence[str]) -> dict[str, int]:
-    found = {}
-    for text in given:
-        name, _, size = text.partition("=")
-        if not name or not size.isdecimal() or int(size) < 1:
-            raise KdedgeError(f"--size {text}: write NAME=N with N from 1, such as --size batch=8")
-        found[name] = int(size)
-    return found
-
-
-def _named(model: ir.Model) -> ir.Model:
-    """The model with a name for each dimension of its inputs that varies and has none: `INPUT.AXIS`."""
-    import onnx_ir as ir
-
-    for value in model.graph.inputs:
-        sizes = [f"{value.name}.{axis}" if not isinstance(size, int) and size.value is None else size for axis, size in enumerate(value.shape or ())]
-        value.shape = None if value.shape is None else ir.Shape(sizes)
-    return model
-
-
-def _filled(model: ir.Model, chosen: Mapping[str, int]) -> dict[str, int]:
-    """A size for every dimension of the inputs that varies.
-
-    Raises:
-        KdedgeError: a size is missing, or names no dimension.
-    """
-    sizes = dict(chosen)
-    names: dict[str, tuple[str, int]] = {}
-    for value in model.graph.inputs:
-        for axis, size in enumerate(value.shape or ()):
-            if not isinstance(size, int):
-                names.setdefault(str(size.value), (str(value.name), axis))
-    unknown = [name for name in chosen if name not in names]
-    if unknown:
-        raise KdedgeError(f"--size {unknown[0]}: no input has a dimension of this name (there is: {', '.join(names) or 'none'})")
-    for name, (value, axis) in names.items():
-        if axis == 0:
-            sizes.setdefault(name, 1)
-        if name not in sizes:
-            raise KdedgeError(f"`{value}`: its axis {axis} varies (`{name}`): give a size, such as --size {name}=32")
-    return sizes
-
-
 def _executed(found: Runnable, model: ir.Model, sizes: Mapping[str, int], device: Any) -> list[dict[str, Any]]:
     from kdedge.data.npy import save_npy
     from kdedge.devices.jobs import run_job
     from kdedge.exporters.examples import random_feed
+    from kdedge.exporters.given_sizes import specs_at
     from kdedge.fidelity.validate import executed_in
     from kdedge.runtimes.job import Job
 
-    feed = random_feed(_specs(model, sizes), {})
+    feed = random_feed(specs_at(model, sizes), {})
     rows = next((len(array) for array in feed.values() if array.ndim), 1)
     with tempfile.TemporaryDirectory(prefix="kdedge-inspect-") as temporary:
         folder = Path(temporary)
@@ -139,17 +97,3 @@ def _executed(found: Runnable, model: ir.Model, sizes: Mapping[str, int], device
         if result.status != "ok":
             raise MeasurementError(f"{found.path.name} does not run here on {found.runtime}: {result.reason}")
         return executed_in(folder / "job")
-
-
-def _specs(model: ir.Model, sizes: Mapping[str, int]) -> list[Any]:
-    from kdedge.artifact import TensorSpec
-
-    specs = []
-    for value in model.graph.inputs:
-        if str(value.name) in model.graph.initializers:
-            continue
-        if value.shape is None or value.dtype is None:
-            raise KdedgeError(f"input `{value.name}` has no shape: what ran cannot be read back")
-        shape = tuple(size if isinstance(size, int) else sizes[str(size.value)] for size in value.shape)
-        specs.append(TensorSpec(str(value.name), str(value.dtype.numpy()), shape))
-    return specs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,13 @@ from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
 from kdedge.errors import DeviceError, MeasurementError
-from kdedge.latency.summary import Launch, summarize
-from kdedge.measured import DeviceIdentity, Latency
+from kdedge.latency.energy import energy_figures
+from kdedge.latency.summary import FEWEST_FOR_INTERVAL, Launch, summarize
+from kdedge.latency.sustained import sustained_figures
+from kdedge.latency.validity import invalid_because, invalid_together
+from kdedge.measured import DeviceIdentity, Latency, Status
 from kdedge.recipe import ProfileSection
-from kdedge.runtimes.job import Job, LaunchRule
+from kdedge.runtimes.job import Job, LaunchRule, SustainedRule
 
 TOOLS = ("numpy",)
 
@@ -27,33 +30,69 @@ TOOLS = ("numpy",)
 def profile(artifact: Artifact, inputs: EncodedInputs, device: DeviceIdentity, settings: ProfileSection, *, folder: Path) -> Latency:
     """Time the artifact in `settings.launches` fresh processes on the device, with the session options that it ships with.
 
-    A launch that fails makes the whole measurement `failed` with its reason; the launches before it keep their samples. Writes the raw samples of
-    every launch (`launch-NN.npy`, int64 ns) and its warm-up (`warmup-NN.npy`).
+    A launch that fails makes the whole measurement `failed` with its reason; the launches before it keep their samples. A launch during which the
+    machine throttled keeps its samples and counts for no figure (`kdedge.latency.validity`). Writes the raw samples of every launch
+    (`launch-NN.npy`, int64 ns) and its warm-up (`warmup-NN.npy`). Where `settings` ask for energy, it is measured in launches of its own.
     """
     what = f"profiling {artifact.target} {artifact.precision} on {device.name}"
-    launches: list[Launch] = []
-    files: list[Path] = []
     try:
         opened = open_device(device.name)
         job = launch_job(artifact, inputs, settings, folder)
-        for number in range(settings.launches):
-            progress.advance(what, number, settings.launches)
-            launch = run_launch(opened, job, folder, number, settings.timeout_seconds)
-            if launch.result.status == "not-run":
-                return Latency("not-run", launch.result.reason)
-            if launch.result.status != "ok":
-                return Latency("failed", _which(number, settings, launch.result.reason), samples=tuple(files), launches=number)
-            launches.append(launch)
-            files.append(folder / f"launch-{number:02d}.npy")
     except (DeviceError, MeasurementError) as error:
-        return Latency("failed", _which(len(launches), settings, str(error)), samples=tuple(files), launches=len(launches))
-    progress.advance(what, settings.launches, settings.launches)
-    return replace(latency_of(launches), samples=tuple(files))
+        return Latency("failed", _which(0, _count(settings), str(error)))
+    timed = run_launches(opened, job, folder, _count(settings), _timeout(settings), what)
+    files = tuple(folder / f"launch-{number:02d}.npy" for number in range(len(timed.launches)))
+    if timed.status != "ok":
+        return Latency(timed.status, timed.reason, samples=() if timed.status == "not-run" else files, launches=len(files))
+    latency = latency_of(timed.launches) if settings.mode == "burst" else sustained_of(timed.launches[0])
+    latency = replace(latency, samples=files)
+    if not settings.energy or latency.status != "ok":
+        return latency
+    (folder / "energy").mkdir()
+    return with_energy(latency, run_launches(opened, energy_job(job, settings), folder / "energy", _energy_count(settings), _timeout(settings), what))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Launches one after the other: all went well (`ok`), or the first that did not says why."""
+
+    status: Status
+    reason: str
+    launches: tuple[Launch, ...]
+
+
+def run_launches(device: Device, job: Job, folder: Path, count: int, timeout: float, what: str = "") -> Timed:
+    """`count` fresh processes of one job. `what`: how progress is told; "" tells none. A lost device is a `failed` launch."""
+    launches: list[Launch] = []
+    try:
+        for number in range(count):
+            if what:
+                progress.advance(what, number, count)
+            launch = run_launch(device, job, folder, number, timeout)
+            if launch.result.status == "not-run":
+                return Timed("not-run", launch.result.reason, tuple(launches))
+            if launch.result.status != "ok":
+                return Timed("failed", _which(number, count, launch.result.reason), tuple(launches))
+            launches.append(launch)
+    except (DeviceError, MeasurementError) as error:
+        return Timed("failed", _which(len(launches), count, str(error)), tuple(launches))
+    if what:
+        progress.advance(what, count, count)
+    return Timed("ok", "", tuple(launches))
 
 
 def latency_of(launches: Sequence[Launch]) -> Latency:
-    """The figures of launches that all went well."""
-    summary = summarize(launches)
+    """The figures of launches that all went well, from those during which the machine did too.
+
+    Where it throttled during each, there is no latency: `failed`, with `invalid` in its reason.
+    """
+    invalid = tuple(invalid_because(launch.result) for launch in launches)
+    valid = [launch for launch, reason in zip(launches, invalid, strict=True) if not reason]
+    dropped = [launch.result for launch, reason in zip(launches, invalid, strict=True) if reason]
+    if not valid:
+        return Latency("failed", f"invalid: in all {len(launches)} launches {invalid_together(dropped)}", launches=len(launches), invalid=invalid)
+    summary = summarize(valid)
+    notes = [f"dropped {len(dropped)} of {len(launches)} launches: {invalid_together(dropped)}"] if dropped else []
     return Latency(
         status="ok",
         reason="",
@@ -63,8 +102,39 @@ def latency_of(launches: Sequence[Launch]) -> Latency:
         first_inference_ms=summary.first_inference_ms,
         peak_memory_mb=summary.peak_memory_mb,
         launches=len(launches),
-        notes=summary.notes,
+        notes=(*notes, *summary.notes),
+        invalid=invalid if dropped else (),
     )
+
+
+def sustained_of(launch: Launch) -> Latency:
+    """What one long launch says. Throttling does not make it invalid: it is what the launch measures."""
+    summary = summarize([launch])
+    figures, notes = sustained_figures(launch.samples_ms, launch.result.facts["sustained"])
+    return Latency(
+        status="ok",
+        reason="",
+        load_ms=summary.load_ms,
+        first_inference_ms=summary.first_inference_ms,
+        peak_memory_mb=summary.peak_memory_mb,
+        launches=1,
+        notes=("one launch from cold: it has no figure with an interval", *notes),
+        sustained=figures,
+    )
+
+
+def with_energy(latency: Latency, timed: Timed) -> Latency:
+    """The latency, and what an inference takes by launches that sampled the supplies; those during which the machine throttled do not count."""
+    if timed.status != "ok":
+        return replace(latency, energy_reason=f"energy {timed.status}: {timed.reason}")
+    results = [launch.result for launch in timed.launches]
+    valid = [result for result in results if not invalid_because(result)]
+    if not valid:
+        return replace(latency, energy_reason=f"energy invalid: in all {len(results)} launches {invalid_together(results)}")
+    figures, how = energy_figures(valid)
+    dropped = [result for result in results if invalid_because(result)]
+    said = f"; dropped {len(dropped)} of {len(results)} launches: {invalid_together(dropped)}" if dropped else ""
+    return replace(latency, energy=figures, energy_reason=how + said)
 
 
 def launch_job(artifact: Artifact, inputs: EncodedInputs, settings: ProfileSection, folder: Path) -> Job:
@@ -90,7 +160,14 @@ def launch_job(artifact: Artifact, inputs: EncodedInputs, settings: ProfileSecti
             min_iterations=settings.min_iterations,
             max_seconds=settings.max_seconds,
         ),
+        sustained=SustainedRule(seconds=settings.sustained_seconds) if settings.mode == "sustained" else None,
     )
+
+
+def energy_job(job: Job, settings: ProfileSection) -> Job:
+    """The same work, long enough for its supplies to be read many times."""
+    rule = replace(job.launch, min_seconds=settings.energy_seconds, max_seconds=max(settings.energy_seconds, job.launch.max_seconds))
+    return replace(job, kind="energy", launch=rule, sustained=None)
 
 
 def run_launch(device: Device, job: Job, folder: Path, number: int, timeout: float) -> Launch:
@@ -118,5 +195,20 @@ def run_launch(device: Device, job: Job, folder: Path, number: int, timeout: flo
     return Launch(samples.astype(np.float64) / 1e6, result)
 
 
-def _which(number: int, settings: ProfileSection, reason: str) -> str:
-    return f"launch {number + 1} of {settings.launches}: {reason}"
+def _count(settings: ProfileSection) -> int:
+    return settings.launches if settings.mode == "burst" else 1
+
+
+def _energy_count(settings: ProfileSection) -> int:
+    """As many as an interval needs; fewer where the user wants fewer launches."""
+    return min(settings.launches, FEWEST_FOR_INTERVAL)
+
+
+def _timeout(settings: ProfileSection) -> float:
+    """For one launch; a long one gets its own time besides."""
+    longest = settings.sustained_seconds if settings.mode == "sustained" else 0.0
+    return settings.timeout_seconds + max(longest, settings.energy_seconds if settings.energy else 0.0)
+
+
+def _which(number: int, count: int, reason: str) -> str:
+    return f"launch {number + 1} of {count}: {reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kdedge.latency import launches as module
 from kdedge.latency.launches import launch_job, profile
 from kdedge.measured import DeviceIdentity
 from kdedge.recipe import ProfileSection
-from kdedge.runtimes.job import Job, Result
+from kdedge.runtimes.job import Job, Result, SustainedRule
 
 HERE = DeviceIdentity("local", "local", ("x86_64",), {})
 QUICK = ProfileSection(launches=6, warmup_seconds=0, warmup_iterations=3, min_seconds=0.01, min_iterations=70, timeout_seconds=60)
@@ -142,3 +143,88 @@ def test_a_launch_times_the_first_examples_of_the_usual_bucket_by_the_recipes_ru
     assert np.load(job.buckets[0]["x"]).tolist() == np.arange(16, dtype=np.float32).reshape(4, 4).tolist()
     rule = job.launch
     assert (rule.warmup_seconds, rule.warmup_iterations, rule.min_seconds, rule.min_iterations, rule.max_seconds) == (0.5, 7, 3, 99, 11)
+
+
+def throttled(events: int) -> Result:
+    return Result("ok", load_ms=1.0, evidence={"before": {"throttle_events": 7}, "after": {"throttle_events": 7 + events}})
+
+
+def test_a_launch_that_throttled_keeps_its_samples_and_counts_for_no_figure(
+    inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]
+) -> None:
+    fake_worker(*[throttled(0)] * 2, throttled(12), *[throttled(0)] * 7)
+    found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK.model_copy(update={"launches": 10}), folder=folder)
+    assert (found.status, found.launches, len(found.samples)) == ("ok", 10, 10)
+    latency = found.figures["latency_median"]
+    assert (latency.n, latency.value) == (9, 6.0)  # of 1, 2, 4, ... 10 ms: the launch of 3 ms is dropped
+    assert found.invalid == ("", "", "the CPU throttled because of heat (up to 12 events)", *[""] * 7)
+    assert found.notes[0] == "dropped 1 of 10 launches: the CPU throttled because of heat (up to 12 events)"
+    assert not found.is_invalid
+
+
+def test_where_every_launch_throttled_there_is_no_latency(inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
+    fake_worker(throttled(3))
+    found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK, folder=folder)
+    assert (found.status, found.figures, found.launches, len(found.samples)) == ("failed", {}, 6, 6)
+    assert found.reason == "invalid: in all 6 launches the CPU throttled because of heat (up to 3 events)"
+    assert found.is_invalid
+
+
+def test_a_failed_launch_is_not_called_invalid(inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
+    fake_worker(throttled(3), Result("failed", "signal 11"))
+    assert not profile(artifact(Path("m.onnx")), inputs, HERE, QUICK, folder=folder).is_invalid
+
+
+def sampled(gross: float, note: str = "not the wall") -> Result:
+    energy = {"gross_mj": gross, "net_mj": gross - 2, "idle_mw": 1500.0, "tap_point": "VDD_IN", "interval_ms": 50.0, "readings": 40, "note": note}
+    return Result("ok", load_ms=1.0, facts={"energy": energy})
+
+
+def test_energy_is_measured_in_launches_of_its_own(inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
+    seen = fake_worker(*[Result("ok", load_ms=1.0)] * 6, *[sampled(gross) for gross in (10, 11, 12, 13, 14, 15)])
+    settings = QUICK.model_copy(update={"energy": True, "energy_seconds": 3.0})
+    found = profile(artifact(Path("m.onnx")), inputs, HERE, settings, folder=folder)
+    assert [job.kind for job in seen] == ["launch"] * 6 + ["energy"] * 6
+    assert seen[-1].launch.min_seconds == 3.0
+    assert found.figures["latency_median"].value == 3.5  # the first six launches alone
+    gross, net = found.energy["energy_gross"], found.energy["energy_net"]
+    assert (gross.value, gross.interval, gross.unit, net.value) == (12.5, (10.0, 15.0), "mJ", 10.5)
+    assert found.energy["power_idle"].value == 1500.0
+    assert found.energy_reason.startswith("measured at VDD_IN, read every 50 ms, at least 40 times a launch")
+    assert found.energy_reason.endswith("not the wall")
+
+
+def test_where_no_supply_can_be_read_there_is_latency_without_energy(
+    inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]
+) -> None:
+    fake_worker(*[Result("ok", load_ms=1.0)] * 6, Result("not-run", "no supply of this machine can be read"))
+    found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK.model_copy(update={"energy": True}), folder=folder)
+    assert (found.status, found.energy) == ("ok", {})
+    assert found.energy_reason == "energy not-run: no supply of this machine can be read"
+
+
+def test_a_sustained_profile_is_one_launch_that_throttling_does_not_spoil(
+    inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]
+) -> None:
+    watched = {"ended": "time", "seconds": 600.0, "observations": [{"seconds": 0.0, "throttle_events": 7}, {"seconds": 2.0, "throttle_events": 9}]}
+    seen = fake_worker(replace(throttled(12), facts={"sustained": watched}))
+    found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK.model_copy(update={"mode": "sustained"}), folder=folder)
+    assert [job.sustained for job in seen] == [SustainedRule(seconds=600.0)]
+    assert (found.status, found.launches, found.figures, found.invalid) == ("ok", 1, {}, ())
+    assert found.sustained["throttled_after_seconds"] == 2.0
+    assert found.sustained["steady_ratio"] == 1.0
+
+
+def test_a_real_launch_can_be_sustained(inputs: EncodedInputs, folder: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper = onnx.helper
+    tensors = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 4]) for name in ("x", "logits")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["logits"])], "relu", tensors[:1], tensors[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "relu.onnx")
+    settings = QUICK.model_copy(update={"mode": "sustained", "sustained_seconds": 1.0})
+    found = profile(artifact(tmp_path / "relu.onnx"), inputs, HERE, settings, folder=folder)
+    assert (found.status, found.reason) == ("ok", "")
+    assert found.sustained["seconds"] >= 1.0
+    assert 0 < found.sustained["first_minute_ms"] < 100
+    assert len(np.load(found.samples[0])) > 10

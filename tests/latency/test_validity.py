@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kdedge.latency.validity import concerns, describe
+from kdedge.latency.validity import CONCERNS, concerns, describe, invalid_because, invalid_together
 from kdedge.runtimes.job import Result
 
 QUIET: dict[str, Any] = {
@@ -31,7 +31,8 @@ def test_a_quiet_machine_raises_no_concern_and_neither_does_one_that_tells_nothi
     ("after", "expected"),
     [
         ({"throttle_events": 9}, {"throttled": 2.0}),
-        ({"cgroup_throttled_us": 41_000}, {"quota": 40.0}),
+        ({"cgroup_throttled_us": 41_000}, {"quota": 40.0}),  # 2 % of the loop
+        ({"cgroup_throttled_us": 401_000}, {"quota_stop": 20.0}),
         ({"steal_ticks": 52}, {}),  # 20 ms of 2 s: 1 %, as much as a quiet host has
         ({"steal_ticks": 60}, {"stolen": 100.0}),
         ({"cpu_khz": {"cpu0": 1_500_000, "cpu1": 800_000}}, {"clock": 50.0}),
@@ -49,3 +50,57 @@ def test_a_machine_that_was_busy_before_is_a_concern() -> None:
 def test_people_read_how_many_launches_were_touched_and_the_worst() -> None:
     launches = [result(), result(after={"throttle_events": 8}), result(after={"throttle_events": 19})]
     assert describe(launches) == ["2 of 3 launches: the CPU throttled because of heat (up to 12 events)"]
+
+
+def jetson(events: int, throttles: bool = True) -> dict[str, Any]:
+    return {"over_current": {"oc1": {"events": 3, "throttles": True}, "oc3": {"events": events, "throttles": throttles}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        (jetson(41), jetson(41), ""),
+        (jetson(41), jetson(48), "over_current"),
+        (jetson(41, throttles=False), jetson(48, throttles=False), "over_current_only"),
+        ({"pi_throttled": 0x0}, {"pi_throttled": 0x0}, ""),
+        ({"pi_throttled": 0x0}, {"pi_throttled": 0x10000}, "under_voltage"),
+        ({"pi_throttled": 0x0}, {"pi_throttled": 0x40004}, "board_throttled"),
+        ({"pi_throttled": 0x50000}, {"pi_throttled": 0x50000}, "masked"),
+        ({"thermal_status": 0}, {"thermal_status": 0}, ""),
+        ({"thermal_status": 0}, {"thermal_status": 1}, "thermal_light"),
+        ({"thermal_status": 2}, {"thermal_status": 0}, "thermal_status"),
+        ({"gpu_hz": {"gpu": 1_020_000_000}}, {"gpu_hz": {"gpu": 612_000_000}}, "gpu_clock"),
+        ({}, {"memory_available_bytes": 10, "memory_total_bytes": 1000}, "memory"),
+    ],
+)
+def test_what_boards_and_phones_tell(before: dict[str, Any], after: dict[str, Any], kind: str) -> None:
+    found = concerns(Result("ok", loop_seconds=2.0, evidence={"before": before, "after": after}))
+    assert list(found) == ([kind] if kind else [])
+    assert bool(invalid_because(Result("ok", loop_seconds=2.0, evidence={"before": before, "after": after}))) == (
+        kind in ("over_current", "under_voltage", "board_throttled", "thermal_status")
+    )
+
+
+def test_a_counter_that_appears_meanwhile_is_no_event() -> None:
+    assert concerns(Result("ok", evidence={"before": {}, "after": jetson(7)})) == {}
+
+
+def test_throttling_invalidates_and_a_disturbance_only_warns() -> None:
+    assert invalid_because(result(after={"throttle_events": 9})) == "the CPU throttled because of heat (up to 2 events)"
+    assert invalid_because(result(after={"cgroup_throttled_us": 401_000})) == "the container's CPU quota stopped processes (up to 20 % of the time)"
+    for after in ({"steal_ticks": 60}, {"cgroup_throttled_us": 41_000}, {"cpu_khz": {"cpu0": 1_000_000}}):
+        assert concerns(result(after=after))
+        assert invalid_because(result(after=after)) == ""
+    assert invalid_because(Result("ok")) == ""
+
+
+def test_every_concern_says_why_it_does_or_does_not_invalidate() -> None:
+    for concern in CONCERNS.values():
+        assert concern.why
+        assert concern.sentence.format(1.0)
+
+
+def test_of_invalid_launches_only_what_made_them_so_is_said_and_the_worst_once() -> None:
+    launches = [result(after={"throttle_events": 8, "steal_ticks": 60}), result(after={"throttle_events": 12})]
+    assert invalid_together(launches) == "the CPU throttled because of heat (up to 5 events)"
+    assert len(describe(launches)) == 2

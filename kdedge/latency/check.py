@@ -1,0 +1,279 @@
+"""The latency regression check: launches of a baseline and a candidate in turns on one device, and a verdict at looks that were declared before.
+
+Both run again, now: a stored number is no baseline. What is decided when stands in `verdicts.py` and `looks.py`; here launches are run, replaced by
+rule where the machine throttled, and handed over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from kdedge import progress
+from kdedge.devices.device import Device
+from kdedge.errors import DeviceError, Disconnected, MeasurementError
+from kdedge.latency.history.records import LaunchRecord
+from kdedge.latency.launches import run_launch
+from kdedge.latency.looks import Looks, fewest_even, spread_looks
+from kdedge.latency.pairs import MEDIAN, P90, Metric, Order, Pair, Timed, orders, replacements, timed_launch
+from kdedge.latency.power import Plan, detectable, plan
+from kdedge.latency.summary import Launch
+from kdedge.latency.verdicts import CheckRule, CheckVerdict, judge
+from kdedge.runtimes.job import Job, LaunchRule, Result
+
+PAIRS, LOOKS = 16, 2
+FAILURES_IN_A_ROW = 3
+"""So many failed launches of one side after another are no bad luck."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a check. `name`: as people see it; `line`: what of which it is a version (its series in the history); `sha256`: of its content;
+    `job`: the launch, with inputs. `environment`: facts under which it was stored as a baseline, empty where it was not."""
+
+    name: str
+    line: str
+    sha256: str
+    job: Job
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What is declared before the first launch.
+
+    `margin`: an accepted slow-down, as a fraction; `alpha`: the chance of a false alarm where the true slow-down is the margin. `pairs` of launches,
+    or as many as fit into `budget_seconds`; `looks`: how often the data may be looked at. `launch`: warm-up and length of a launch. `timeout`:
+    seconds for one launch. `allow_mismatch`: compare although runtimes or options differ.
+    """
+
+    margin: float = 0.03
+    alpha: float = 0.01
+    pairs: int = PAIRS
+    budget_seconds: float | None = None
+    looks: int = LOOKS
+    metrics: tuple[Metric, ...] = (MEDIAN, P90)
+    seed: int = 0
+    launch: LaunchRule = field(default_factory=LaunchRule)
+    timeout: float = 600.0
+    allow_mismatch: bool = False
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A finished check. `plan`: what was planned, in a sentence; `launches`: all of them, in the order in which they ran, pilots left out;
+    `seconds`: of wall-clock time."""
+
+    verdict: CheckVerdict
+    plan: str
+    baseline: Arm
+    candidate: Arm
+    launches: tuple[LaunchRecord, ...]
+    seconds: float
+
+
+def check(
+    device: Device,
+    baseline: Arm,
+    candidate: Arm,
+    settings: CheckSettings,
+    folder: Path,
+    *,
+    known_noise: float | None = None,
+    told: Callable[[str], None] = lambda sentence: None,
+) -> Checked:
+    """Run a check on an opened device. `folder`: an empty one for raw samples. `known_noise`: standard deviation of log ratios from earlier checks.
+
+    Raises:
+        MeasurementError: one side cannot be launched at all, the settings cannot decide anything, or the device is lost.
+    """
+    begun = time.monotonic()
+    course = _Course(device, {"A": baseline, "B": candidate}, settings, folder)
+    mismatches = differences(baseline, candidate)
+    pilots = course.pilot() if settings.allow_mismatch or not mismatches else ()
+    mismatches += _ran_differently(pilots)
+    if mismatches and not settings.allow_mismatch:
+        refused = judge((), _usual(settings), mismatches=mismatches)
+        return Checked(refused, "nothing was timed", baseline, candidate, (), time.monotonic() - begun)
+    planned = _planned(settings, pilots, known_noise)
+    told(planned.sentence)
+    if planned.looks is None:
+        nothing = replace(judge((), _usual(settings)), state="inconclusive", reason=planned.sentence)
+        return Checked(nothing, planned.sentence, baseline, candidate, (), time.monotonic() - begun)
+    verdict = course.run(CheckRule(planned.looks, settings.margin, settings.metrics), planned, mismatches, known_noise)
+    return Checked(verdict, planned.sentence, baseline, candidate, tuple(course.records), time.monotonic() - begun)
+
+
+def differences(baseline: Arm, candidate: Arm) -> list[str]:
+    """In what both would be launched differently, one sentence each: a check compares artifacts, not settings."""
+    found = []
+    for what in ("runtime", "batch", "fixed_batch"):
+        ours, theirs = getattr(baseline.job, what), getattr(candidate.job, what)
+        if ours != theirs:
+            found.append(f"{what.replace('_', ' ')}: {ours} and {theirs}")
+    ours, theirs = baseline.job.options, candidate.job.options
+    found += [
+        f"option {name}: {ours.get(name, 'unset')} and {theirs.get(name, 'unset')}"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]
+    return found
+
+
+def _ran_differently(pilots: Sequence[tuple[Launch, float]]) -> list[str]:
+    """What only a launch shows: the version of the runtime, the providers that it took."""
+    if len(pilots) < 2:
+        return []
+    first, second = (launch.result for launch, _ in pilots)
+    found = []
+    if first.runtime_version != second.runtime_version:
+        found.append(f"runtime version: {first.runtime_version} and {second.runtime_version}")
+    ours, theirs = first.facts.get("providers"), second.facts.get("providers")
+    if ours != theirs:
+        found.append(f"execution providers: {ours} and {theirs}")
+    return found
+
+
+def _usual(settings: CheckSettings) -> CheckRule:
+    """The rule of a check without a budget."""
+    return CheckRule(spread_looks(settings.pairs, settings.looks, settings.alpha, len(settings.metrics)), settings.margin, settings.metrics)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Looks (None where the budget is too short for any), how many pairs may replace invalid ones, and how long a launch is timed."""
+
+    looks: Looks | None
+    spares: int
+    launch: LaunchRule
+    sentence: str
+
+
+def _planned(settings: CheckSettings, pilots: Sequence[tuple[Launch, float]], known_noise: float | None) -> Planned:
+    if settings.budget_seconds is None:
+        looks = _usual(settings).looks
+        spares = max(2, settings.pairs // 10 * 2)
+        said = f"{looks.last} pairs of launches" + (f", looked at after {', '.join(map(str, looks.pairs))}" if len(looks.pairs) > 1 else "")
+        return Planned(looks, spares, settings.launch, f"{said}; {_finds(known_noise, looks, settings.margin)}")
+    iteration_ms = float(np.median([np.median(launch.samples_ms) for launch, _ in pilots]))
+    spent = [seconds - float(launch.samples_ms.sum()) / 1000 for launch, seconds in pilots]
+    left = max(1.0, settings.budget_seconds - sum(seconds for _, seconds in pilots))
+    given = (round(left, 1), max(0.0, float(np.mean(spent))), iteration_ms, known_noise, settings.margin, settings.alpha)
+    found: Plan = plan(*given, looks=settings.looks, tests=len(settings.metrics))
+    rule = replace(_brief(settings), min_iterations=found.iterations, min_seconds=0.0)
+    return Planned(found.looks, found.spares, rule, found.sentence)
+
+
+def _brief(settings: CheckSettings) -> LaunchRule:
+    """The rule of a launch under a budget: a quarter of it at most goes into warming up, where the fewest pairs that can decide are run."""
+    if settings.budget_seconds is None:
+        return settings.launch
+    fewest = fewest_even(settings.alpha / len(settings.metrics))
+    return replace(settings.launch, warmup_seconds=min(settings.launch.warmup_seconds, settings.budget_seconds / (8 * fewest)))
+
+
+def _finds(noise: float | None, looks: Looks, margin: float) -> str:
+    if noise is None:
+        return "the noise of this device is not known yet"
+    return f"a slow-down of {100 * detectable(noise, looks.last, margin, looks.share):.1f} % is found with 80 %"
+
+
+class _Course:
+    """The launches of one check, one after the other."""
+
+    def __init__(self, device: Device, arms: Mapping[str, Arm], settings: CheckSettings, folder: Path) -> None:
+        self.device, self.arms, self.settings, self.folder = device, arms, settings, folder
+        self.number = 0
+        self.pairs: list[Pair] = []
+        self.records: list[LaunchRecord] = []
+        self.failures = {"A": 0, "B": 0}
+        self.seconds: list[float] = []
+
+    def pilot(self) -> tuple[tuple[Launch, float], ...]:
+        """A launch of each that counts for nothing: it shows that both run, and how long that takes."""
+        found = []
+        short = replace(_brief(self.settings), min_seconds=0.0, min_iterations=1, max_seconds=2.0)
+        for arm in ("A", "B"):
+            begun = time.monotonic()
+            launch = self._launch(arm, short)
+            if launch.result.status != "ok":
+                raise MeasurementError(f"{_SIDES[arm]} {self.arms[arm].name} cannot be launched: {launch.result.reason}")
+            found.append((launch, time.monotonic() - begun))
+        return tuple(found)
+
+    def run(self, rule: CheckRule, planned: Planned, mismatches: Sequence[str], known_noise: float | None) -> CheckVerdict:
+        """Pairs up to each look, until a verdict is final."""
+        before = None if known_noise is None else detectable(known_noise, rule.looks.last, rule.margin, rule.looks.share)
+        first = orders(rule.looks.last, self.settings.seed)[0]
+        verdict = None
+        for look in rule.looks.pairs:
+            self._fill(look, first, rule.looks.last + planned.spares, planned.launch)
+            verdict = judge(
+                self.pairs,
+                rule,
+                look,
+                mismatches=mismatches,
+                allow_mismatch=self.settings.allow_mismatch,
+                detectable_before=before,
+                pair_seconds=float(np.mean(self.seconds)) if self.seconds else None,
+            )
+            if verdict.final:
+                break
+        assert verdict is not None  # a rule has a look at least
+        return verdict
+
+    def _fill(self, wanted: int, first: Order, most: int, rule: LaunchRule) -> None:
+        while (missing := replacements(self.pairs, wanted, first)) and len(self.pairs) < most:
+            for order in missing[: most - len(self.pairs)]:
+                progress.advance("checking", len(self.pairs), max(wanted, len(self.pairs) + 1))
+                begun = time.monotonic()
+                self.pairs.append(self._pair(order, rule))
+                self.seconds.append(time.monotonic() - begun)
+
+    def _pair(self, order: Order, rule: LaunchRule) -> Pair:
+        number = len(self.pairs)
+        found = {arm: self._timed(arm, number, rule) for arm in order}
+        return Pair(number, order, baseline=found["A"], candidate=found["B"])
+
+    def _timed(self, arm: str, pair: int, rule: LaunchRule) -> Timed:
+        launch = self._launch(arm, rule)
+        found = timed_launch(launch)
+        if launch.result.status != "ok":
+            self.failures[arm] += 1
+            if self.failures[arm] >= FAILURES_IN_A_ROW:
+                raise MeasurementError(f"{_SIDES[arm]} {self.arms[arm].name} failed in {FAILURES_IN_A_ROW} launches in a row: {launch.result.reason}")
+            return found
+        self.failures[arm] = 0
+        self.records.append(_record(self.arms[arm], arm, pair, launch, found))
+        return found
+
+    def _launch(self, arm: str, rule: LaunchRule) -> Launch:
+        self.number += 1
+        try:
+            return run_launch(self.device, replace(self.arms[arm].job, launch=rule), self.folder, self.number, self.settings.timeout)
+        except (MeasurementError, Disconnected) as error:  # this launch is lost; the next may work
+            return Launch(np.empty(0), Result(status="failed", reason=str(error), runtime=self.arms[arm].job.runtime))
+        except DeviceError as error:
+            raise MeasurementError(f"the device was lost after {len(self.pairs)} pairs: {error}") from error
+
+
+def _record(arm: Arm, side: str, pair: int, launch: Launch, timed: Timed) -> LaunchRecord:
+    return LaunchRecord(
+        line=arm.line,
+        sha256=arm.sha256,
+        median_ms=timed.median_ms or 0.0,
+        iterations=timed.iterations,
+        arm=side,
+        pair=pair,
+        p90_ms=timed.p90_ms,
+        invalid="; ".join(timed.problems),
+        evidence=launch.result.evidence,
+        samples=np.rint(launch.samples_ms * 1e6).astype(np.int64),
+    )
+
+
+_SIDES = {"A": "the baseline", "B": "the candidate"}

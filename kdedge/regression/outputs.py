@@ -1,0 +1,55 @@
+"""A check for people and for CI: lines for a terminal, and the files that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from kdedge.errors import WorkspaceError
+from kdedge.regression.checking import CheckedCell, CheckReport
+
+# Option of the command line -> who makes the text of the file, and whether it is put behind what stands there.
+WRITERS: dict[str, tuple[Callable[[CheckReport], str], bool]] = {}
+
+
+def lines_of(report: CheckReport) -> Iterator[str]:
+    """The verdict of each cell with its reason, then of all."""
+    for cell in report.cells:
+        yield from _lines_of_cell(cell, alone=len(report.cells) == 1)
+    yield from (f"not compared: {sentence}" for sentence in report.missing)
+    if len(report.cells) > 1:
+        counts = {state: sum(cell.state == state for cell in report.cells) for state in dict.fromkeys(cell.state for cell in report.cells)}
+        yield f"{report.state}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:
+    verdict = cell.decisive.verdict
+    where = f"{cell.key + ' ' if cell.key else ''}on {cell.device}"
+    yield f"{cell.state} ({where}): {verdict.reason}" if not alone or cell.key else f"{cell.state} on {cell.device}: {verdict.reason}"
+    counted = [verdict.pairs[number] for number in verdict.counted]
+    if counted:
+        yield f"  {len(counted)} of {len(verdict.pairs)} pairs count, at look {verdict.look} of {len(verdict.rule.looks.pairs)}"
+    for test in verdict.tests:
+        yield f"  {test.metric}: {test.effect} beside a margin of {100 * verdict.rule.margin:g} %: {test.state}"
+    if verdict.detectable_after is not None:
+        noise = f"{100 * (verdict.noise or 0.0):.2f} %"
+        yield f"  a slow-down of {100 * verdict.detectable_after:.1f} % would have been found with 80 % at this noise ({noise})"
+    yield from (f"  {note}" for note in (*cell.notes, *verdict.notes))
+
+
+def write_outputs(report: CheckReport, outputs: Mapping[str, Path | None]) -> None:
+    """Write the files that were asked for.
+
+    Raises:
+        WorkspaceError: one cannot be written.
+    """
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        make, behind = WRITERS[name]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a" if behind else "w", encoding="utf-8") as handle:
+                handle.write(make(report))
+        except OSError as error:
+            raise WorkspaceError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import signal, stats
+
+from kdedge.errors import MeasurementError
+from kdedge.latency.budgets import autocorrelation, budget_json, check_budget, median_bounds, order_bounds, percentile_bounds
+
+
+def ar1(generator: np.random.Generator, rho: float, shape: tuple[int, ...]) -> np.ndarray:
+    noise = generator.standard_normal(shape)
+    noise[..., 1:] *= np.sqrt(1 - rho * rho)
+    found: np.ndarray = signal.lfilter([1.0], [1.0, -rho], noise, axis=-1)
+    return found
+
+
+def test_44_samples_are_the_fewest_that_bound_a_p90_at_99_percent() -> None:
+    ordered = np.arange(1.0, 45.0)
+    assert order_bounds(ordered[:43], 0.9, 43)[1] is None  # 0.9^43 = 0.0108
+    assert order_bounds(ordered, 0.9, 44)[1] == 44.0  # 0.9^44 = 0.0097
+
+
+@pytest.mark.parametrize(("n", "p"), [(100, 0.9), (500, 0.9), (64, 0.5), (1000, 0.95)])
+def test_bounds_are_the_ranks_of_the_binomial(n: int, p: float) -> None:
+    low, high = order_bounds(np.arange(1.0, n + 1), p, n)
+    ranks = np.arange(1, n + 1)
+    below = stats.binom.cdf(ranks - 1, n, p)
+    assert high == ranks[below >= 0.99][0]
+    assert low == ranks[below <= 0.01][-1]
+
+
+def test_fewer_effective_samples_widen_the_bounds() -> None:
+    ordered = np.arange(1.0, 1001.0)
+    widths = []
+    for effective in (1000, 500, 200, 60):
+        low, high = order_bounds(ordered, 0.9, effective)
+        assert low is not None
+        assert high is not None
+        widths.append(high - low)
+    assert widths == sorted(widths)
+    assert order_bounds(ordered, 0.9, 0.5) == (None, None)
+
+
+def test_the_correlation_of_neighbours_is_found_through_levels_and_outliers() -> None:
+    generator = np.random.default_rng(0)
+    series = 100 + generator.normal(0, 5, (20, 1)) + ar1(generator, 0.4, (20, 500))
+    series[generator.random(series.shape) < 0.01] += 1000
+    assert autocorrelation(list(series)) == pytest.approx(0.4, abs=0.06)
+    assert autocorrelation([np.ones(10)]) == 0.0
+
+
+@pytest.mark.parametrize(("launch_sd", "rho"), [(0.0, 0.0), (0.0, 0.5), (1.0, 0.3)])
+def test_bounds_of_a_p90_cover_it_although_iterations_depend_on_one_another(launch_sd: float, rho: float) -> None:
+    """10 launches of 200: the share of bounds that miss stays within the 99.9 % bound of 1 % (5 % where launches differ as much as iterations: ten
+    launches tell their own spread only roughly), and with all iterations counted as independent it does not."""
+    generator = np.random.default_rng(1)
+    repeats, quantile = 300, stats.norm.ppf(0.9) * np.sqrt(1 + launch_sd**2)
+    missed = naive = 0
+    for _ in range(repeats):
+        launches = generator.normal(0, launch_sd, (10, 1)) + ar1(generator, rho, (10, 200))
+        high = percentile_bounds(list(launches), 0.9).high
+        missed += high is not None and high < quantile
+        plain = order_bounds(np.sort(launches.ravel()), 0.9, launches.size)[1]
+        naive += plain is not None and plain < quantile
+    level = 0.01 if launch_sd == 0 else 0.05
+    assert missed <= stats.binom.ppf(0.999, repeats, level)
+    if launch_sd or rho:
+        assert naive > stats.binom.ppf(0.999, repeats, 0.01)
+
+
+def test_a_budget_passes_only_by_its_upper_bound_and_fails_only_by_its_lower() -> None:
+    generator = np.random.default_rng(0)
+    launches = [30 + generator.standard_normal(200) for _ in range(10)]
+    bounds = percentile_bounds(launches, 0.9)
+    assert bounds.low is not None
+    assert bounds.high is not None
+    assert bounds.low < bounds.value < bounds.high
+    states = {limit: check_budget("latency_p90", limit, launches).state for limit in (bounds.high, bounds.value, bounds.low - 1e-6)}
+    assert list(states.values()) == ["pass", "inconclusive", "fail"]
+    assert "with 99 % confidence at most" in check_budget("latency_p90", 33, launches).reason
+
+
+def test_too_few_samples_cannot_pass_and_say_how_many_it_takes() -> None:
+    generator = np.random.default_rng(0)
+    found = check_budget("latency_p99", 100, [30 + generator.standard_normal(20) for _ in range(3)])
+    assert found.state == "inconclusive"
+    assert "a bound with 99 % confidence needs 459" in found.reason  # 0.99^459 = 0.0099
+    assert budget_json(found)["high_ms"] is None
+
+
+def test_a_median_counts_launches_not_iterations() -> None:
+    launches = [np.full(1000, float(level)) for level in range(1, 9)]
+    # 8 launches: P(all below the median) = 2^-8 = 0.0039 <= 0.01 < 9/256, so the extremes.
+    bounds = median_bounds(launches)
+    assert (bounds.low, bounds.high, bounds.n) == (1.0, 8.0, 8)
+    assert check_budget("latency_median", 8.0, launches).state == "pass"
+    assert check_budget("latency_median", 7.9, launches).state == "inconclusive"
+    assert check_budget("latency_median", 0.9, launches).state == "fail"
+    few = check_budget("latency_median", 100.0, launches[:6])
+    assert (few.state, few.bounds.high) == ("inconclusive", None)
+    assert "needs 7" in few.reason
+
+
+def test_what_means_nothing_is_refused() -> None:
+    launches = [np.ones(100)] * 3
+    for figure, limit in (("latency_mean", 1.0), ("latency_p90", 0.0)):
+        with pytest.raises(MeasurementError, match="a budget is a positive time"):
+            check_budget(figure, limit, launches)
+    with pytest.raises(MeasurementError, match="at least 3 launches"):
+        percentile_bounds(launches[:2], 0.9)
