@@ -16,7 +16,23 @@ from kdedge import ranks
 from kdedge.cli import errors
 
 # Order of `kdedge --help`: the main job first.
-COMMANDS = ("demo", "init", "run", "steps", "tune", "doctor", "quantize", "inspect", "verify", "gate", "check", "recipe", "devices")
+COMMANDS = (
+    "demo",
+    "init",
+    "run",
+    "steps",
+    "tune",
+    "doctor",
+    "quantize",
+    "inspect",
+    "verify",
+    "gate",
+    "check",
+    "baseline",
+    "history",
+    "recipe",
+    "devices",
+)
 
 
 class _Commands(typer.core.TyperGroup):

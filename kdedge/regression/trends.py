@@ -1,0 +1,82 @@
+"""What the history of an artifact line looks like: its points, where they stepped, and a plot in text. Warnings, never a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdedge.latency.change_points import ChangePoint, change_points
+from kdedge.latency.history.records import Point, SeriesKey
+
+if TYPE_CHECKING:
+    from kdedge.latency.history.store import History
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 60
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One series, oldest point first, and its change points."""
+
+    key: SeriesKey
+    points: tuple[Point, ...]
+    changes: tuple[ChangePoint, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence a step: how large, and between which runs it may lie."""
+        said = []
+        for change in self.changes:
+            old, new = self.points[change.first], self.points[min(change.last + 1, len(self.points) - 1)]
+            word = "slower" if change.change > 0 else "faster"
+            said.append(
+                f"{abs(change.change):.1f} % {word} from {_day(old)} ({old.session[:8]}, artifact {old.sha256[:8]}) to {_day(new)} "
+                f"({new.session[:8]}, artifact {new.sha256[:8]}), p {change.p_value:.3g}"
+            )
+        return tuple(said)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        points = [{**asdict(point), "started": point.started.isoformat()} for point in self.points]
+        return {"key": asdict(self.key), "points": points, "changes": [asdict(change) for change in self.changes], "warnings": list(self.warnings)}
+
+
+def trends(history: History, line: str = "", device: str = "", margin: float = 0.03) -> tuple[Trend, ...]:
+    """All series whose line contains `line` and that are of `device`, where these are given. Of checks, the candidate's launches alone: a
+    baseline that is run again and again is no news."""
+    found = []
+    for key in history.series_keys():
+        if line.lower() not in key.line.lower() or (device and key.device != device):
+            continue
+        points = _without_baselines(history, key)
+        if points:
+            found.append(Trend(key, points, change_points([point.value for point in points], margin)))
+    return tuple(found)
+
+
+def _without_baselines(history: History, key: SeriesKey) -> tuple[Point, ...]:
+    points = {(point.started, point.session, point.sha256): point for arm in ("", "B") for point in history.series(key, arm=arm)}
+    return tuple(points[place] for place in sorted(points))
+
+
+def lines_of(trend: Trend) -> Iterator[str]:
+    """For a terminal."""
+    key, values = trend.key, [point.value for point in trend.points]
+    yield f"{key.line} on {key.device} (environment {key.environment}): {len(values)} runs, last {values[-1]:.4g} ms"
+    yield f"  {plot(values)}  {min(values):.4g} to {max(values):.4g} ms"
+    yield from (f"  warning: {sentence}" for sentence in trend.warnings)
+
+
+def plot(values: Sequence[float], width: int = WIDTH) -> str:
+    """Blocks from the lowest value to the highest; the last `width` values, one character each."""
+    shown = values[-width:]
+    low, high = min(shown), max(shown)
+    if high == low:
+        return _BLOCKS[0] * len(shown)
+    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / (high - low) * len(_BLOCKS)))] for value in shown)
+
+
+def _day(point: Point) -> str:
+    return point.started.strftime("%Y-%m-%d %H:%M")
