@@ -11,6 +11,7 @@ from typing import cast
 from kdedge import progress, ranks
 from kdedge.devices import open_device
 from kdedge.distill.tuning import Tuning
+from kdedge.fleet import named_devices
 from kdedge.pipeline import Until
 from kdedge.pipeline import run as run_pipeline
 from kdedge.recipe import Recipe
@@ -45,7 +46,7 @@ def run(
     folder = None if isinstance(recipe, Recipe) else Path(recipe).absolute().parent
     with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext(), ranks.leading() as outcome:
         loaded, tree = (recipe, None) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
-        identities = [open_device(name).identity for name in dict.fromkeys(devices)] if devices is not None else None
+        identities = [open_device(name).identity for name in named_devices(devices)] if devices is not None else None
         with tree.placing() if tree else contextlib.nullcontext():
             outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
     return cast(RunResult, outcome.value)

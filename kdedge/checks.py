@@ -8,12 +8,13 @@ from typing import TypeVar
 from kdedge.artifact import ImportPath, PreparedData
 from kdedge.data import open_examples, sources_of
 from kdedge.data.mix import check_mixable
-from kdedge.devices import DEVICES
+from kdedge.devices import scheme_of
 from kdedge.distill.contestants import check_compare
 from kdedge.distill.lessons import check_lessons, splits_mixed
 from kdedge.distill.terms import training_spec
-from kdedge.errors import RecipeError
+from kdedge.errors import DeviceError, RecipeError
 from kdedge.exporters.quantize.budget import read_budget
+from kdedge.fleet import named_devices
 from kdedge.gate import parse_policy
 from kdedge.models.catalog import check, resolve
 from kdedge.recipe import ExportSection, Recipe, TeacherSection
@@ -37,7 +38,7 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
     """
     task = ImportPath(_named(TASKS, recipe.task, "task", "task")).load()
     for place, name in enumerate(recipe.devices if devices_too else ()):
-        _named(DEVICES, name, f"devices[{place}]", "device")
+        _check_device(name, f"devices[{place}]")
     parse_policy(recipe.gate, task.metric)
     sources_of(recipe.data)
     teachers = teachers_of(recipe)
@@ -76,6 +77,15 @@ def teachers_of(recipe: Recipe) -> tuple[TeacherSection, ...]:
     if recipe.teacher is None:
         return ()
     return recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
+
+
+def _check_device(name: str, key: str) -> None:
+    """A device need not be within reach to be known."""
+    try:
+        for each in named_devices([name]):
+            scheme_of(each)
+    except DeviceError as error:
+        raise RecipeError(f"{key}: {error}") from error
 
 
 def _check_mixed(recipe: Recipe) -> None:

@@ -26,8 +26,11 @@ from kdedge.artifact import (
 from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
 from kdedge.devices import open_device
+from kdedge.devices.catalog import detect
 from kdedge.exporters.dialects import DIALECTS
+from kdedge.fleet import abreast, named_devices
 from kdedge.gate import decide, parse_policy
+from kdedge.latency.roofline import bound_of, check_against, conditions_of, ran_as
 from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
 from kdedge.quantizing import CALIBRATED, code_that_runs, fingerprint, obtain_mixed, obtain_ranges
 from kdedge.recipe import Recipe
@@ -65,7 +68,7 @@ def run(
     check_recipe(recipe, devices_too=devices is None)
     task = ImportPath(TASKS[recipe.task])
     policy = parse_policy(recipe.gate, task.load().metric)
-    identities = list(devices) if devices is not None else [open_device(name).identity for name in recipe.devices]
+    identities = list(devices) if devices is not None else [open_device(name).identity for name in named_devices(recipe.devices)]
 
     data = prepare_data(recipe, workspace)
     # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
@@ -151,24 +154,43 @@ def measure(
     latency_too: bool,
     again: bool,
 ) -> tuple[Cell, ...]:
-    """One cell for each artifact on each device: its fidelity, then (if it works there) its latency. A cell that fails ends no run."""
-    cells = []
-    for device in devices:
-        for artifact in artifacts:
-            label = f"{artifact.target} {artifact.precision} on {device.name}"
-            worker = [ImportPath(name) for name in code_that_runs(artifact.runtime, device)]
-            fidelity: Fidelity = workspace.stage(
-                "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again, label=label
-            )
-            latency = Latency(fidelity.status if fidelity.status != "ok" else "not-run", fidelity.reason or "latency was not asked for")
-            if fidelity.status == "ok" and latency_too:
-                latency = workspace.stage(
-                    "kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label
-                )
-            failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
-            proxy = not set(TARGETS[artifact.target].machines) & set(device.machines)
-            cells.append(Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy))
-    return tuple(cells)
+    """One cell for each artifact on each device, devices side by side. A cell that fails ends no run."""
+
+    def cells_on(device: DeviceIdentity) -> list[Cell]:
+        return [measure_one(recipe, artifact, device, inputs, references, task, workspace, latency_too, again) for artifact in artifacts]
+
+    return tuple(cell for cells in abreast(devices, cells_on) for cell in cells)
+
+
+def measure_one(
+    recipe: Recipe,
+    artifact: Artifact,
+    device: DeviceIdentity,
+    inputs: EncodedInputs,
+    references: References,
+    task: ImportPath,
+    workspace: Workspace,
+    latency_too: bool,
+    again: bool,
+) -> Cell:
+    """The fidelity of an artifact on a device, then (if it works there) its latency, which must be possible there."""
+    label = f"{artifact.target} {artifact.precision} on {device.name}"
+    worker = [ImportPath(name) for name in code_that_runs(artifact.runtime, device)]
+    fidelity: Fidelity = workspace.stage(
+        "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again, label=label
+    )
+    proxy = not set(TARGETS[artifact.target].machines) & set(device.machines)
+    latency = Latency(fidelity.status if fidelity.status != "ok" else "not-run", fidelity.reason or "latency was not asked for")
+    if fidelity.status == "ok" and latency_too:
+        latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label)
+    profile = None if proxy or latency.status != "ok" else detect(device.fingerprint)
+    if profile is not None:
+        work = workspace.stage("kdedge.exporters.work:work_of", artifact, label=label)
+        how = conditions_of(artifact.target, artifact.runtime, artifact.options, profile, device.fingerprint)
+        impossible = check_against(latency, bound_of(work, profile, how, ran_as(fidelity.audit)))
+        latency = replace(latency, status="failed", reason=impossible) if impossible else latency
+    failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
+    return Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy)
 
 
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:

@@ -20,7 +20,7 @@ LEVELS: list[set[str]] = [
     {"artifact"},
     {"trained", "measured"},
     {"devices", "source", "record", "eviction", "recipe_values"},
-    {"recipe", "targets", "workspace"},
+    {"recipe", "targets", "workspace", "fleet"},
     {"recipe_file", "starter", "costs"},
     {"data"},
     {"tasks", "models"},

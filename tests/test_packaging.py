@@ -59,6 +59,7 @@ def test_sdist_and_wheel_hold_the_linked_folders_as_real_files(distributions: Pa
         "kdedge/exporters/dialects/tensorrt.py",
         "kdedge/runtimes/worker.py",
         "kdedge/devices/local.py",
+        "kdedge/devices/catalog/jetson-orin-nano-8gb.toml",
         "kdedge/bundle/self_check.py",
     ):
         assert name in names, f"{name} is missing from the wheel"

@@ -29,7 +29,34 @@ def run_recipe(
     quiet: bool,
 ) -> int:
     """Run, print, and return the exit code: 0 fine, 1 failed, 3 inconclusive."""
-    return present(outcome_of(recipe, until, workspace, on, overrides, remeasure, quiet), as_json, quiet)
+    result = outcome_of(recipe, until, workspace, on, overrides, remeasure, quiet)
+    keep_launches(result, workspace, quiet)
+    return present(result, as_json, quiet)
+
+
+def keep_launches(result: RunResult, workspace: Path, quiet: bool) -> None:
+    """Write what was timed into the history. A run does not fail for a history that cannot be written: it is told, and what was measured stands."""
+    if all(cell.latency.status != "ok" for cell in result.cells):
+        return
+    from kdedge.cli.checking import history_of
+    from kdedge.cli.errors import missing
+    from kdedge.errors import KdedgeError
+    from kdedge.regression.recording import record_profiles
+
+    try:
+        history = history_of("", workspace)
+        if history is not None:
+            record_profiles(result.recipe, result.cells, result.devices, history)
+            history.close()
+    except ModuleNotFoundError as error:
+        _tell(f"launches are not kept in a history: {missing(error)}", quiet)
+    except KdedgeError as error:
+        _tell(f"launches are not kept in a history: {error}", quiet)
+
+
+def _tell(sentence: str, quiet: bool) -> None:
+    if not quiet and sys.stderr is not None:
+        print(sentence, file=sys.stderr)
 
 
 def outcome_of(

@@ -150,9 +150,9 @@ def bound_of(work: Work, profile: Profile, conditions: Conditions, ran: Mapping[
     )
 
 
-def ran_as(audit: Audit | None) -> dict[str, str] | None:
-    """The dtype of each node by its name, as an audit found it; None where there is no audit, so that nothing is known."""
-    return None if audit is None else {row.node: row.ran for row in audit.rows}
+def ran_as(audit: Audit | None) -> dict[str, str]:
+    """The dtype of each node by its name, as an audit found it; none where there is no audit, so that nothing is known."""
+    return {} if audit is None else {row.node: row.ran for row in audit.rows}
 
 
 def check_against(latency: Latency, bound: Bound) -> str | None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kdedge.errors import WorkspaceError
+from kdedge.errors import MissingExtra, WorkspaceError
 from kdedge.regression.checking import CheckedCell, CheckReport
+from kdedge.regression.junit import junit_xml
+from kdedge.regression.markdown import markdown
+
+
+def _page(report: CheckReport) -> str:
+    from kdedge.regression.page import html  # the template and the plots are read where a page is asked for
+
+    return html(report)
+
 
 # Option of the command line -> who makes the text of the file, and whether it is put behind what stands there.
-WRITERS: dict[str, tuple[Callable[[CheckReport], str], bool]] = {}
+WRITERS: dict[str, tuple[Callable[[CheckReport], str], bool]] = {"junit": (junit_xml, False), "markdown": (markdown, True), "html": (_page, False)}
+_EXTRAS = {"html": (("jinja2", "report"), ("matplotlib", "report"))}
 
 
 def lines_of(report: CheckReport) -> Iterator[str]:
@@ -37,19 +48,43 @@ def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:
     yield from (f"  {note}" for note in (*cell.notes, *verdict.notes))
 
 
+def check_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """See that the files can be written before minutes are spent on what they hold.
+
+    Raises:
+        MissingExtra: what makes one is not installed.
+        WorkspaceError: one is a folder, or its folder cannot be made.
+    """
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        for module, extra in _EXTRAS.get(name, ()):
+            if importlib.util.find_spec(module) is None:
+                raise MissingExtra(module, extra, f"--{name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"{path} cannot be written: {error.strerror or error}") from error
+        if path.is_dir():
+            raise WorkspaceError(f"{path} cannot be written: it is a folder")
+
+
 def write_outputs(report: CheckReport, outputs: Mapping[str, Path | None]) -> None:
     """Write the files that were asked for.
 
     Raises:
+        MissingExtra: what makes one is not installed.
         WorkspaceError: one cannot be written.
     """
     for name, path in outputs.items():
         if path is None:
             continue
         make, behind = WRITERS[name]
+        text = make(report)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a" if behind else "w", encoding="utf-8") as handle:
-                handle.write(make(report))
+            # A file name may hold bytes that are no text; they must not cost the report.
+            with path.open("a" if behind else "w", encoding="utf-8", errors="backslashreplace") as handle:
+                handle.write(text)
         except OSError as error:
             raise WorkspaceError(f"{path} cannot be written: {error.strerror or error}") from error

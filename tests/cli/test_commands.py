@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,37 @@ def test_a_check_names_what_is_wrong_before_anything_runs(kdedge: Program, overr
 # ---- devices ---------------------------------------------------------------------------------------------------------------
 
 
-def test_devices_are_listed_with_the_facts_that_identify_them(kdedge: Program) -> None:
+def test_devices_are_listed_without_connecting_to_any(kdedge: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "devices.yaml").write_text("orin: {transport: 'ssh:nowhere.invalid', profile: jetson-orin-nano-8gb}\n")
+    monkeypatch.setenv("KDEDGE_DEVICES", str(tmp_path / "devices.yaml"))
     found = json.loads(kdedge("devices", "list", "--json").out)
-    assert [device["name"] for device in found] == list(DEVICES)
-    assert set(found[0]) == {"name", "kind", "machines", "fingerprint"}
-    for_people = kdedge("devices", "list")
-    assert for_people.code == 0
-    for fact, value in found[0]["fingerprint"].items():
-        assert f"  {fact}: {value}" in for_people.out
+    assert found["devices"] == [{"name": "local", "transport": "local"}, {"name": "orin", "transport": "ssh:nowhere.invalid"}]
+    assert list(found["schemes"]) == list(DEVICES)
+    for_people = kdedge("devices", "list").out
+    assert "orin: ssh:nowhere.invalid, jetson-orin-nano-8gb" in for_people
+    assert all(f"{scheme}:" in for_people for scheme in DEVICES if scheme != "local")
+
+
+def test_a_probe_says_what_identifies_a_device(kdedge: Program) -> None:
+    (found,) = json.loads(kdedge("devices", "probe", "--json").out)
+    assert found["name"] == "local"
+    assert found["fingerprint"]["cores"] == str(len(os.sched_getaffinity(0)))
+    said = kdedge("devices", "probe").out
+    assert f"machine: {found['fingerprint']['machine']}" in said
+    assert "catalog:" in said
+
+
+def test_a_device_that_cannot_be_reached_does_not_hide_the_others(kdedge: Program) -> None:
+    probed = kdedge("devices", "probe", "simulated:nowhere", "local", "--json")
+    assert probed.code == 2
+    first, second = json.loads(probed.out)
+    assert "there is no simulated device `nowhere`" in first["error"]
+    assert second["name"] == "local"
+
+
+def test_simulated_devices_are_listed_and_shown(kdedge: Program) -> None:
+    listed = json.loads(kdedge("devices", "simulate", "--json").out)
+    assert listed["throttle"]["throttle_factor"] > 1
+    drawn = json.loads(kdedge("devices", "simulate", "throttle", "--launches", "4", "--json").out)
+    assert [launch["invalid"] == "" for launch in drawn] == [True, False, False, False]
+    assert drawn == json.loads(kdedge("devices", "simulate", "throttle", "--launches", "4", "--json").out)

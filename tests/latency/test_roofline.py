@@ -216,7 +216,7 @@ def test_a_measurement_below_the_bound_is_an_error_that_says_what_may_be_wrong()
 def test_an_audit_says_in_what_layers_ran() -> None:
     rows = (AuditRow("a", "Conv", "int8", "fp32", 1), AuditRow("b", "Conv", "int8", "", 1))
     assert ran_as(Audit(rows, {})) == {"a": "fp32", "b": ""}
-    assert ran_as(None) is None
+    assert ran_as(None) == {}  # so that every layer counts as the fastest
 
 
 def generous() -> Profile:

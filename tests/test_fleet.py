@@ -1,0 +1,92 @@
+"""Devices are named by pattern, work side by side where they are machines of their own, and keep their order."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from kdedge import progress
+from kdedge.errors import DeviceError, MeasurementError
+from kdedge.fleet import abreast, named_devices
+from kdedge.measured import DeviceIdentity
+
+
+def identity(name: str, kind: str = "ssh") -> DeviceIdentity:
+    return DeviceIdentity(name, kind, ("aarch64",), {})
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "devices.yaml"
+    file.write_text("".join(f"{name}: {{transport: 'ssh:{name}.local'}}\n" for name in ("jetson-a", "jetson-b", "pi")))
+    monkeypatch.setenv("KDEDGE_DEVICES", str(file))
+
+
+@pytest.mark.usefixtures("own")
+def test_all_is_this_machine_and_the_users_own_and_a_pattern_what_it_matches() -> None:
+    assert named_devices(["all"]) == ["local", "jetson-a", "jetson-b", "pi"]
+    assert named_devices(["jetson-*", "local"]) == ["jetson-a", "jetson-b", "local"]
+    assert named_devices(["pi", "all", "ssh:elsewhere"]) == ["pi", "local", "jetson-a", "jetson-b", "ssh:elsewhere"]
+
+
+@pytest.mark.usefixtures("own")
+def test_a_pattern_that_matches_nothing_lists_what_there_is() -> None:
+    with pytest.raises(DeviceError, match=r"no device matches `thor-\*` \(there is: local, jetson-a, jetson-b, pi\)"):
+        named_devices(["thor-*"])
+
+
+def test_machines_of_their_own_work_at_the_same_time() -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def work(device: DeviceIdentity) -> str:
+        together.wait()  # breaks unless all three are here
+        return device.name
+
+    assert abreast([identity("a"), identity("b"), identity("c")], work) == ["a", "b", "c"]
+
+
+def test_what_this_machine_computes_never_runs_side_by_side() -> None:
+    busy = threading.Lock()
+
+    def work(device: DeviceIdentity) -> str:
+        if device.kind == "ssh":
+            return device.name
+        assert busy.acquire(blocking=False), "two jobs share this machine's cores"
+        threading.Event().wait(0.02)
+        busy.release()
+        return device.name
+
+    devices = [identity("x", "local"), identity("board"), identity("y", "emulated"), identity("z", "simulated")]
+    assert abreast(devices, work) == ["x", "board", "y", "z"]
+
+
+def test_the_first_that_goes_wrong_lets_the_others_finish_what_they_have_begun() -> None:
+    finished, begun = [], threading.Event()
+
+    def work(device: DeviceIdentity) -> str:
+        if device.name == "bad":
+            begun.wait(20)
+            raise MeasurementError("the board burns")
+        begun.set()
+        finished.append(device.name)
+        return device.name
+
+    with pytest.raises(MeasurementError, match="the board burns"):
+        abreast([identity("good"), identity("bad")], work)
+    assert finished == ["good"]
+
+
+def test_progress_of_each_device_reaches_who_listens_here() -> None:
+    class Listener(progress.Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def message(self, text: str) -> None:
+            self.said.append(text)
+
+    listener = Listener()
+    with progress.listening(listener):
+        abreast([identity("a"), identity("b")], lambda device: progress.message(device.name))
+    assert sorted(listener.said) == ["a", "b"]
