@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling
 
-.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization bench-modelopt data clean
+.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization bench-modelopt bench-faults data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,6 +57,9 @@ bench-distill: .venv-vision/.installed
 # After `make data`. Finished parts are kept in data/benchmarks/quantization; ONLY="--only resnet20" and the like go to the script.
 bench-quantization: setup .venv-peers/.installed
 	$(BIN)/python benchmarks/quantization.py $(ONLY)
+
+bench-faults: setup
+	$(BIN)/python benchmarks/faults.py
 
 # ModelOpt wants an older onnx and ONNX Runtime's GPU build: an environment of its own, 6.5 GB.
 .venv-modelopt/.installed: Makefile

@@ -20,8 +20,12 @@ from kdedge.fidelity.divergence import decibels, kl_divergence, powers
 from kdedge.intervals import function_of_means, mean_estimate, median_estimate
 from kdedge.runtimes.job import Job, LaunchRule, Result
 
+AS_WRITTEN = "as-written"
+"""No runtime: ONNX Runtime without its optimizations, so that each Q, DQ and what stands between them runs by itself, in float32. What it gives is
+what the file says, and what CPUs with VNNI give (but for ties in rounding), on any CPU."""
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "onnxruntime": {"threads": 1, "spinning": False},
+    AS_WRITTEN: {"threads": 1, "spinning": False, "optimization": "disabled"},
     "openvino": {"threads": 1, "inference_precision": "f32"},
 }
 RULE = LaunchRule(warmup_seconds=0.3, warmup_iterations=20, min_seconds=1.0, min_iterations=100, max_seconds=10.0)
@@ -50,10 +54,15 @@ def run_all(path: Path, runtime: str, inputs: Path, batch: int = 1, fixed: bool 
         folder = Path(name)
         parts = _by_length(load(inputs))
         buckets = [_saved(arrays, folder / str(number)) for number, (_, arrays) in enumerate(parts)]
-        result = _run(Job("validate", runtime, {"model": _files(path)}, OPTIONS[runtime], buckets, batch, fixed), folder / "job")
+        result = _run(Job("validate", program_of(runtime), {"model": _files(path)}, OPTIONS[runtime], buckets, batch, fixed), folder / "job")
         found = [np.load(folder / "job" / next(iter(outputs.values())), allow_pickle=False) for outputs in result.outputs]
         order = np.argsort(np.concatenate([places for places, _ in parts]))
         return Ran(np.concatenate(found)[order], dict(result.facts["executed"]))
+
+
+def program_of(runtime: str) -> str:
+    """The runtime that runs for it."""
+    return "onnxruntime" if runtime == AS_WRITTEN else runtime
 
 
 def _by_length(arrays: Mapping[str, Array]) -> list[tuple[npt.NDArray[np.int64], dict[str, Array]]]:

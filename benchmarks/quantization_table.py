@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantization_contest import DISTILLED, OURS, Found
-from quantization_measure import latency_ratio, ratio, regressed
-from result_page import processor
+from quantization_kdedge import DIALECTS
+from quantization_measure import AS_WRITTEN, latency_ratio, ratio, regressed
+from result_page import integer_kernels, processor
 
 from kdedge.estimate import Estimate
 from kdedge.intervals import mean_estimate, median_estimate
@@ -125,5 +126,16 @@ def about(found: Mapping[str, Found]) -> str:
         f"Test examples: {examples}. Brackets are 95 % intervals: bootstrap over examples (ratios: over the same resampled ones), order statistics "
         "over pairs of launches. Seconds: making the files of one runtime (kdedge: of both). MB: the largest resident size of the process (kdedge: "
         "until its ranges are collected). `slower`: the whole interval lies beyond 1.02. "
-        f"One thread on {processor()}, {os.cpu_count()} cores; {versions}."
+        f"One thread on {processor()}, {os.cpu_count()} cores, {integer_kernels()}; {versions}.{_of_dialects(found)}"
+    )
+
+
+def _of_dialects(found: Mapping[str, Found]) -> str:
+    """What stands where kernels saturate, and why."""
+    if not any(AS_WRITTEN in result.scores for result in found.values()):
+        return ""
+    return (
+        f" kdedge's files for onnxruntime are in the dialect {DIALECTS['onnxruntime'].name}, those for {AS_WRITTEN} in {DIALECTS[AS_WRITTEN].name}. "
+        f"{AS_WRITTEN} is no runtime: ONNX Runtime without optimizations computes what a file says, each node by itself, as CPUs with VNNI would; "
+        "it has no latency. What onnxruntime gives is what this CPU makes of the files."
     )

@@ -24,6 +24,25 @@ def write_between(page: Path, name: str, lines: Sequence[str]) -> None:
 
 def processor() -> str:
     """The name that the processor gives itself."""
+    return _said_of_cpu("model name") or platform.processor() or platform.machine()
+
+
+def saturates(flags: str | None = None) -> bool:
+    """Whether integer kernels here add two products of 8 bits in 16, which is too few: an x86 CPU that tells its `flags`, among them no VNNI."""
+    known = (_said_of_cpu("flags") if flags is None else flags).split()
+    return bool(known) and not {"avx512_vnni", "avx_vnni"}.intersection(known)
+
+
+def integer_kernels() -> str:
+    """What multiplies integers here, in words."""
+    if saturates():
+        return "without VNNI (two 8-bit products are added in 16 bits, which saturates where weights have 8 bits)"
+    vnni = {"avx512_vnni", "avx_vnni"}.intersection(_said_of_cpu("flags").split())
+    return f"with {', '.join(sorted(vnni))}" if vnni else f"of {platform.machine()}"
+
+
+def _said_of_cpu(field: str) -> str:
+    """A line of /proc/cpuinfo about the first core, "" where there is none."""
     names = Path("/proc/cpuinfo")
     lines = names.read_text().splitlines() if names.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")

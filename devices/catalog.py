@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kdedge.devices.setters import SETTERS
 from kdedge.errors import DeviceError
 
 FOLDER = Path(__file__).parent / "catalog"
@@ -24,7 +25,6 @@ Confidence = Literal["datasheet", "documentation", "derived", "press", "unverifi
 CONFIDENCES: tuple[str, ...] = get_args(Confidence)
 UNITS = ("cpu", "gpu", "npu")
 SENSORS = ("clocks", "temperatures", "power", "throttling", "under-voltage", "battery", "memory")
-SETTERS = ("power-mode", "clocks", "governor")
 #: Facts of a fingerprint that entries may be recognised by, and what each is made of.
 KEYS = {
     "compatible": "words of /proc/device-tree/compatible, in order",
@@ -219,7 +219,7 @@ class _Reader:
             targets=tuple(content["targets"]),
             runtimes=tuple(content["runtimes"]),
             sensors=self._allowed("sensors", SENSORS),
-            setters=self._allowed("setters", SETTERS),
+            setters=self._allowed("setters", tuple(SETTERS)),
             notes=tuple(content.get("notes", ())),
             match=tuple(self._rule(rule, f"match[{place}]") for place, rule in enumerate(content["match"])),
             facts={key: self._fact(value, f"facts.{key}") for key, value in content["facts"].items()},

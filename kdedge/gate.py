@@ -21,7 +21,10 @@ Outcome = Literal["pass", "fail", "inconclusive", "not-run"]
 RuleOutcome = Literal["pass", "fail", "inconclusive", "not-counted"]
 
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
+INVALID_EXIT_CODE = 4
+"""Where nothing failed and a latency could not be had since the device throttled during every launch."""
 
+_ENERGIES = {"mJ": "1", "J": "1e3", "uJ": "1e-3"}
 _SIZES = {"B": "1", "KB": "1e3", "kB": "1e3", "MB": "1e6", "GB": "1e9", "KiB": "1024", "MiB": "1048576", "GiB": "1073741824"}
 
 
@@ -61,6 +64,8 @@ FIGURES: dict[str, Figure] = {
     "integer_share": Figure(FRACTION, SHARES, lambda cell: cell.fidelity.audit.integer_share if cell.fidelity.audit else None),
     "latency_median": Figure("ms", TIMES, _latency("latency_median"), of_device=True),
     "latency_p90": Figure("ms", TIMES, _latency("latency_p90"), of_device=True),
+    "energy_net": Figure("mJ", _ENERGIES, lambda cell: cell.latency.energy.get("energy_net"), of_device=True),
+    "energy_gross": Figure("mJ", _ENERGIES, lambda cell: cell.latency.energy.get("energy_gross"), of_device=True),
     "size": Figure("B", _SIZES, lambda cell: float(cell.artifact.size_bytes)),
     "peak_memory": Figure("B", _SIZES, _peak_memory, of_device=True),
 }
@@ -170,7 +175,8 @@ class TargetVerdict:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """The run's verdict with everything that led to it. `exit_code`: 0 pass, 1 fail, 3 inconclusive. `reasons`: lines for people."""
+    """The run's verdict with everything that led to it. `exit_code`: 0 pass, 1 fail, 3 inconclusive, 4 where nothing failed and a latency is
+    invalid. `reasons`: lines for people."""
 
     verdict: Outcome
     exit_code: int
@@ -215,13 +221,20 @@ def decide(policy: Policy, cells: Sequence[Cell]) -> GateVerdict:
         reasons.append("no artifact ran on any device, so no rule could be checked")
     if not policy.rules:
         reasons.append("the gate has no rules: whatever ran without a failure passes")
-    return GateVerdict(verdict, EXIT_CODES[verdict], judged, targets, tuple(reasons))
+    invalid = verdict != "fail" and any(latency_is_invalid(cell) for cell in cells)
+    return GateVerdict(verdict, INVALID_EXIT_CODE if invalid else EXIT_CODES[verdict], judged, targets, tuple(reasons))
+
+
+def latency_is_invalid(cell: Cell) -> bool:
+    """Whether a latency that would count could not be had, since the device throttled during every launch."""
+    return cell.latency.is_invalid and not cell.proxy
 
 
 def _judge_cell(policy: Policy, cell: Cell) -> CellVerdict:
     if cell.status == "not-run":
         return CellVerdict(cell, "not-run", reason=cell.reason)
-    if cell.status == "failed":
+    # A device that throttled is no fault of the artifact: its fidelity counts, and its latency was not measured.
+    if cell.status == "failed" and not cell.latency.is_invalid:
         return CellVerdict(cell, "fail", reason=f"failed: {cell.reason}")
     rules = tuple(_judge_rule(rule, policy.figure(rule.key), cell) for rule in policy.rules)
     return CellVerdict(cell, _worst([rule.verdict for rule in rules]), rules)

@@ -125,7 +125,10 @@ class Fidelity:
 class Latency:
     """What launches on one device say. `figures`: `latency_median`, `latency_p90` (ms); `samples`: one `.npy` of int64 ns a launch.
 
-    `device_figures`: the same by the device's own clock, where it has one (CUDA events); `copies`: host-device copies in ms.
+    `device_figures`: the same by the device's own clock, where it has one (CUDA events); `copies`: host-device copies in ms. `invalid`: one
+    sentence a launch, "" where it counts; figures are of those that do. `energy`: `energy_gross` and `energy_net` (mJ an inference) and
+    `power_idle` (mW), from launches of their own; `energy_reason`: how they were taken, or why there are none. `sustained`: what one long launch
+    says (`kdedge.latency.sustained`).
     """
 
     status: Status
@@ -138,6 +141,15 @@ class Latency:
     samples: tuple[Path, ...] = ()
     launches: int = 0
     notes: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+    energy: dict[str, Estimate] = field(default_factory=dict)
+    energy_reason: str = ""
+    sustained: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether all launches ran and none counts: no failure of the artifact, and no latency either."""
+        return self.status == "failed" and bool(self.invalid) and all(self.invalid)
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ class QuantizeSection(Section):
     observer: Literal["minmax", "moving-average", "percentile", "entropy", "mse", "best"] = "mse"
     percentile: float = Field(default=99.99, gt=50, le=100)
     keep_float: tuple[str, ...] = ()
-    recover: tuple[Literal["equalization", "bias_correction", "adaptive_rounding"], ...] = ()
+    recover: tuple[Literal["normalization", "equalization", "bias_correction", "adaptive_rounding"], ...] = ()
     aware: AwareSection | None = None
     mixed: MixedSection | None = None
 
@@ -303,15 +303,21 @@ class ExportSection(Section):
 class ProfileSection(Section):
     """How latency is measured.
 
-    A launch is warm when both warm-up minima are met, and done when both timed minima are met or `max_seconds` is reached.
+    A launch is warm when both warm-up minima are met, and done when both timed minima are met or `max_seconds` is reached. `mode: sustained` is
+    one launch from cold, as long as `sustained_seconds` or until the temperature is flat. `energy` adds launches of `energy_seconds` whose supplies
+    are sampled.
     """
 
+    mode: Literal["burst", "sustained"] = "burst"
     launches: int = Field(default=10, ge=1)
     warmup_seconds: float = Field(default=1.0, ge=0)
     warmup_iterations: int = Field(default=10, ge=1)
     min_seconds: float = Field(default=2.0, gt=0)
     min_iterations: int = Field(default=64, ge=1)
     max_seconds: float = Field(default=60.0, gt=0)
+    sustained_seconds: float = Field(default=600.0, gt=0)
+    energy: bool = False
+    energy_seconds: float = Field(default=10.0, gt=0)
     timeout_seconds: float = Field(default=600.0, gt=0, exclude=True)
 
 

@@ -100,6 +100,18 @@ TARGETS: dict[str, Target] = {
             options={"": _ONE_THREAD},
         ),
         Target(
+            # onnxruntime-web 1.30 in Chromium 156, WebAssembly with SIMD on x86-64, one thread, four 3 x 3 convolutions of 64 channels at 56 x 56, in
+            # shares of float's time: unsigned activations with signed weights (x86's dialect) 0.25 to 0.5, all of it integers; signed activations
+            # 0.5 to 0.8, left in float; the same forced into integers by the session option `qdq_int8_allowed` 3 to 6.
+            name="phone-web",
+            dialect="onnxruntime-x86",
+            format="onnx",
+            runtime="onnxruntime",
+            precisions=("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "mixed"),
+            machines=("browser",),
+            options={"": _ONE_THREAD, "int8-weights": {"unpack_weights": True}},
+        ),
+        Target(
             name="openvino",
             dialect="openvino",
             format="openvino",

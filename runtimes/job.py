@@ -3,7 +3,7 @@
     job.json                 what to do (`Job`)
     result.json              what came of it (`Result`); written last and atomically: where it is missing, the worker died
     outputs/BUCKET/NAME.npy  validate: outputs in the order of the inputs
-    warmup_ns.npy, samples_ns.npy   launch: every iteration, int64 ns of host time, synchronised
+    warmup_ns.npy, samples_ns.npy   launch, energy: every iteration, int64 ns of host time, synchronised
     executed.json            validate: list of {name, operator, dtype, provider}; `facts["executed"]` counts them by dtype
     crash.txt                where a worker that died was, if it could still say so
 
@@ -22,7 +22,7 @@ from .errors import RuntimeFailure
 SCHEMA = 1
 # Where a crash handler writes in which call a worker died.
 CRASH_FILE = "crash.txt"
-KINDS = ("validate", "launch")
+KINDS = ("validate", "launch", "energy")
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,37 @@ class LaunchRule:
 
 
 @dataclass(frozen=True)
+class SustainedRule:
+    """When a sustained launch is done: after `seconds`, or once the machine is as hot as it gets.
+
+    It is that from `least_seconds` on, when the hottest zone's temperature, a straight line through its last `flat_seconds`, changes by less than
+    `flat_c_per_minute`. A machine without readable temperatures runs for `seconds`. `observe_seconds`: how often temperature, clocks and throttle
+    counters are read, between iterations.
+    """
+
+    seconds: float = 600.0
+    least_seconds: float = 180.0
+    flat_seconds: float = 120.0
+    flat_c_per_minute: float = 0.5
+    observe_seconds: float = 2.0
+
+
+@dataclass(frozen=True)
+class EnergyRule:
+    """How energy is measured: supplies are read every `interval_seconds`, for `idle_seconds` before the warm-up and then over the timed window."""
+
+    interval_seconds: float = 0.05
+    idle_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
 class Job:
     """One piece of work for one process.
 
     `graphs`: graph name -> files, the one that the runtime opens first. `buckets`: one dict a bucket, input name -> `.npy` of [n, ...];
     a launch uses the first `batch` examples of the first bucket. `batch`: examples a call; where the graph's batch is fixed, a ragged
-    last batch is filled up with the last example and cut afterwards.
+    last batch is filled up with the last example and cut afterwards. `sustained`: a launch by that rule, which needs no warm-up. `energy`: of the
+    kind `energy`, a launch whose supplies are sampled.
     """
 
     kind: str
@@ -54,6 +79,8 @@ class Job:
     fixed_batch: bool = True
     launch: LaunchRule = field(default_factory=LaunchRule)
     schema: int = SCHEMA
+    sustained: Optional[SustainedRule] = None
+    energy: EnergyRule = field(default_factory=EnergyRule)
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,8 @@ def read_job(folder: str) -> Job:
         raise RuntimeFailure("%s: kind is %r; allowed: %s" % (path, values.get("kind"), ", ".join(KINDS)))
     try:
         values["launch"] = LaunchRule(**values.get("launch", {}))
+        values["sustained"] = SustainedRule(**values["sustained"]) if values.get("sustained") else None
+        values["energy"] = EnergyRule(**values.get("energy", {}))
         return Job(**values)
     except TypeError as error:
         raise RuntimeFailure("%s: %s" % (path, error)) from error

@@ -10,10 +10,12 @@ import gc
 import os
 import time
 from array import array
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
+from . import sustained
 from .arrays import Bucket
 from .errors import RuntimeFailure
 from .job import Job, LaunchRule, Result
@@ -29,20 +31,36 @@ _BLOCK = 1 << 14
 
 
 def run(job: Job, folder: str, session: Session) -> Result:
-    """Time the first `batch` examples of the first bucket.
+    """Time the first `batch` examples of the first bucket; by the job's sustained rule where it has one.
 
     Raises:
         RuntimeFailure: the job has no bucket, its inputs do not fit the graph, or its rule can never be met.
     """
     check_rule(job.launch)
+    inputs = inputs_of(job, folder, session)
+    if job.sustained is None:
+        first, warmup, samples = time_session(session, inputs, job.launch)
+        return finished(job, folder, session, first, warmup, samples)
+    first, samples, watched = sustained.time_session(session, inputs, job.sustained)
+    result = finished(job, folder, session, first, np.empty(0, np.int64), samples)
+    return replace(result, facts=dict(result.facts, sustained=watched))
+
+
+def inputs_of(job: Job, folder: str, session: Session) -> Dict[str, np.ndarray]:
+    """The first `batch` examples of the first bucket, which every iteration takes.
+
+    Raises:
+        RuntimeFailure: the job has no bucket, or its inputs do not fit the graph.
+    """
     if not job.buckets:
         raise RuntimeFailure("a launch needs a bucket of inputs; this job has none")
     with Bucket({name: os.path.join(folder, path) for name, path in job.buckets[0].items()}) as bucket:
         check_names(bucket.names, session.input_names)
-        inputs = bucket.first(job.batch)
+        return bucket.first(job.batch)
 
-    rule = job.launch
-    first, warmup, samples = time_session(session, inputs, rule)
+
+def finished(job: Job, folder: str, session: Session, first: int, warmup: np.ndarray, samples: np.ndarray) -> Result:
+    """Keep the samples and say what was timed."""
     np.save(os.path.join(folder, WARMUP_FILE), warmup)
     np.save(os.path.join(folder, SAMPLES_FILE), samples)
     return Result(

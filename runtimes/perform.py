@@ -11,14 +11,14 @@ import time
 import traceback
 from typing import Any, Callable, Dict, Optional
 
-from . import adapter, evidence, launch, validate
+from . import adapter, evidence, launch, power, validate
 from .errors import NotAvailable, RuntimeFailure
 from .job import CRASH_FILE, Job, Result, read_job, write_result
 from .memory import peak_memory_bytes
 from .parent import die_with_parent
 from .session import Session
 
-RUNNERS: Dict[str, Callable[[Job, str, Session], Result]] = {"validate": validate.run, "launch": launch.run}
+RUNNERS: Dict[str, Callable[[Job, str, Session], Result]] = {"validate": validate.run, "launch": launch.run, "energy": power.run}
 
 _REASON_LENGTH = 600
 

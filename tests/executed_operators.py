@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,20 @@ MOVES = frozenset(
 INTEGER_PREFIXES = ("QLinear", "QGemm", "Nhwc")
 
 
-def column_of(runtime: str) -> str:
-    """The column of the table for this machine: runtime, its minor version, processor."""
-    return f"{runtime} {'.'.join(version(runtime).split('.')[:2])} {platform.machine()}"
+def column_of(runtime: str, processor: str = "") -> str:
+    """The column of the table for this machine, or for an emulated one: runtime, its minor version, processor."""
+    return f"{runtime} {'.'.join(version(runtime).split('.')[:2])} {processor or platform.machine()}"
 
 
 def on_onnxruntime(path: Path, inputs: Mapping[str, Array], entries: Mapping[str, str] | None = None) -> tuple[str, Array]:
     """What ONNX Runtime's optimized graph holds, and its first output."""
-    found = executed(path, entries)
+    return of_operators(executed(path, entries)), run_with(path, inputs, entries)
+
+
+def of_operators(found: Mapping[str, int]) -> str:
+    """The same of the operators of an optimized graph."""
     integers = {name: count for name, count in found.items() if name.startswith(INTEGER_PREFIXES) or name.endswith(("Integer", "IntegerToFloat"))}
-    text = described(integers, {name: count for name, count in found.items() if name not in MOVES | set(integers)})
-    return text, run_with(path, inputs, entries)
+    return described(integers, {name: count for name, count in found.items() if name not in MOVES | set(integers)})
 
 
 def on_openvino(path: Path, inputs: Mapping[str, Array]) -> tuple[str, Array]:
@@ -44,14 +47,19 @@ def on_openvino(path: Path, inputs: Mapping[str, Array]) -> tuple[str, Array]:
     import openvino
 
     compiled = openvino.Core().compile_model(openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    layers = [(each["layerType"].astype(str), each["runtimePrecision"].astype(str)) for each in facts]
+    return of_layers(layers), np.asarray(compiled(dict(inputs))[0])
+
+
+def of_layers(layers: Iterable[tuple[str, str]]) -> str:
+    """The same of layers of a runtime model, each with its kind and the precision it runs in."""
     integers: Counter[str] = Counter()
     floats: Counter[str] = Counter()
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        facts = node.get_rt_info()
-        kind, precision = facts["layerType"].astype(str), facts["runtimePrecision"].astype(str)
+    for kind, precision in layers:
         if kind in ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "Pooling"):
             (integers if precision in ("u8", "i8") else floats)[kind] += 1
-    return described(integers, floats), np.asarray(compiled(dict(inputs))[0])
+    return described(integers, floats)
 
 
 def described(integers: Mapping[str, int], floats: Mapping[str, int]) -> str:

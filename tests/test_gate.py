@@ -302,3 +302,33 @@ def test_an_artifact_must_pass_on_every_device_that_ran_it() -> None:
     verdict = decide(policy, slow_there)
     assert verdict.exit_code == 1
     assert "(board)" in verdict.reasons[0]
+
+
+# ---- a device that throttled -----------------------------------------------------------------------------------------------
+
+
+def throttled(**changes: Any) -> Cell:
+    """A cell whose fidelity was measured and during each of whose launches the device throttled."""
+    reason = "invalid: in all 2 launches the CPU throttled because of heat (up to 9 events)"
+    whole = cell(**changes)
+    return dataclasses.replace(whole, status="failed", reason=reason, latency=Latency("failed", reason, launches=2, invalid=("hot", "hot")))
+
+
+def test_a_device_that_throttled_fails_no_artifact_and_gives_no_latency() -> None:
+    found = decide(parse_policy({"agreement_student": ">= 95 %", "latency_median": "<= 2 ms"}), [throttled()])
+    assert (found.verdict, found.exit_code) == ("inconclusive", 4)
+    by_rule = {rule.rule.key: rule.verdict for rule in found.cells[0].rules}
+    assert by_rule == {"agreement_student": "pass", "latency_median": "inconclusive"}
+    assert "in all 2 launches the CPU throttled" in found.targets[0].reason
+
+
+def test_what_is_proven_wrong_fails_all_the_same() -> None:
+    found = decide(parse_policy({"agreement_student": ">= 99.9 %"}), [throttled()])
+    assert (found.verdict, found.exit_code) == ("fail", 1)
+
+
+def test_an_invalid_latency_is_told_by_the_exit_code_where_nothing_asks_for_it() -> None:
+    policy = parse_policy({"agreement_student": ">= 95 %"})
+    assert decide(policy, [throttled()]).exit_code == 4
+    assert decide(policy, [throttled(proxy=True)]).exit_code == 0  # a proxy's latency never counts
+    assert decide(policy, [cell()]).exit_code == 0

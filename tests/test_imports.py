@@ -29,12 +29,12 @@ LEVELS: list[set[str]] = [
     {"exporters"},
     {"gate", "bundle"},
     {"checks"},
-    {"training", "quantizing", "regression"},
+    {"training", "quantizing"},
     {"report"},
-    {"pipeline", "tuning", "examining"},
+    {"pipeline", "tuning", "examining", "regression"},
     {"api"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "pytest_plugin"},
 ]
 # `record` names types by ImportPath and `source` is plain text work; both are what `workspace` is made of.
 INSIDE_A_LEVEL = {("record", "source")}

@@ -16,6 +16,7 @@ from kdedge.exporters.passes import (
     fold_affine,
     fold_batch_normalization,
     fold_constants,
+    fold_normalization,
     gemm_from_matmul_add,
     mean_to_global_average_pool,
     option_a_shortcut,
@@ -34,6 +35,7 @@ PASSES: dict[str, GraphPass] = {
         gemm_from_matmul_add.PASS,
         fold_affine.PASS,
         fold_batch_normalization.PASS,
+        fold_normalization.PASS,
         option_a_shortcut.PASS,
         mean_to_global_average_pool.PASS,
     )

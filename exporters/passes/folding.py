@@ -48,9 +48,9 @@ def fold_into(model: ir.Model, layer: ir.Node, after: ir.Node, factor: Float64 |
     axis = channel_axis(layer, weight.ndim)
     bias: Any = np.asarray(constant(layer.inputs[2]), np.float64).reshape(-1) if has_bias(layer) else 0.0
     if factor is not None:
-        _replace(model, layer, 1, "weight", weight * factor.reshape([-1 if place == axis else 1 for place in range(weight.ndim)]))
+        replace_constant(model, layer, 1, "weight", weight * factor.reshape([-1 if place == axis else 1 for place in range(weight.ndim)]))
     scale: Any = 1.0 if factor is None else factor
-    _replace(model, layer, 2, "bias", np.broadcast_to(scale * (bias + inner) + offset, (weight.shape[axis],)))
+    replace_constant(model, layer, 2, "bias", np.broadcast_to(scale * (bias + inner) + offset, (weight.shape[axis],)))
     result, output = after.outputs[0], layer.outputs[0]
     result.replace_all_uses_with(output, replace_graph_outputs=True)
     model.graph.remove(after, safe=True)
@@ -58,7 +58,7 @@ def fold_into(model: ir.Model, layer: ir.Node, after: ir.Node, factor: Float64 |
         output.name = result.name
 
 
-def _replace(model: ir.Model, layer: ir.Node, place: int, what: str, values: Float64) -> None:
+def replace_constant(model: ir.Model, layer: ir.Node, place: int, what: str, values: Float64) -> None:
     """Give one layer a constant of its own: others may share the old one."""
     name = f"{layer.name}/folded_{what}"
     while name in model.graph.initializers:  # folded before

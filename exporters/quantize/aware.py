@@ -29,9 +29,9 @@ from kdedge.exporters.quantize.aware_training import Answers, Course, Feeds, tra
 from kdedge.exporters.quantize.distance import ROWS, Distance, Gaps, is_closer
 from kdedge.exporters.quantize.fake_quantize import FakeQuantized, write_lowered
 from kdedge.exporters.quantize.ranges import RangeTable, read_table, write_table
+from kdedge.exporters.quantize.rewriting import load_for
 from kdedge.exporters.quantize.tensors import read_tensors, write_tensors
 from kdedge.exporters.quantize.torch_graph import TorchGraph, unsupported_operators
-from kdedge.exporters.quantize.wiring import load
 from kdedge.models.spec import inputs_of
 from kdedge.recipe import AwareSection, QuantizeSection
 
@@ -140,7 +140,7 @@ def learn(
     """
     if section.steps is None:
         raise ExportError("give the number of steps: without the data split that they are counted on, epochs mean nothing")
-    source, tensors = load(model), dict(weights or {})
+    source, tensors = load_for(model, table), dict(weights or {})
     judge = Distance(source, [dict(feed) for feed in held])
     before = _gaps(judge, model, table, dialect, tensors)
 

@@ -92,7 +92,7 @@ class Distance:
 
 def _run(model: bytes, batches: Sequence[Batch], what: str) -> list[dict[str, Array]]:
     try:
-        return run(model, batches)
+        return run(model, batches, as_written=True)
     except GraphRunError as error:
         raise ExportError(f"{what}: {error}") from error
 

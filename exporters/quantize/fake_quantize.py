@@ -25,7 +25,8 @@ from kdedge.exporters.quantize import encoding
 from kdedge.exporters.quantize.encoding import Encoding
 from kdedge.exporters.quantize.lower import lower
 from kdedge.exporters.quantize.plan import plan
-from kdedge.exporters.quantize.ranges import ActivationRange, RangeTable, Weight, WeightRange, write_table
+from kdedge.exporters.quantize.ranges import EXACT, ActivationRange, RangeTable, Weight, WeightRange, write_table
+from kdedge.exporters.quantize.rewriting import load_for
 from kdedge.exporters.quantize.roles import WEIGHTED
 from kdedge.exporters.quantize.tensors import replace_tensors, write_tensors
 from kdedge.exporters.quantize.torch_graph import TorchGraph
@@ -90,7 +91,7 @@ class FakeQuantized(nn.Module):
         # With the activations that the integers' range makes superfluous: a range that is learned may grow beyond them.
         lowered = _lowered(model, table, replace(dialect, drops_activations=False), weights or {})
         self.graph = TorchGraph(lowered)
-        source = load(model)
+        source = load_for(model, table)
         replace_tensors(source.graph, dict(weights or {}))
         self.scales, self.weighted = _wiring(source.graph, lowered.graph, table, dialect)
         self.names = _trained(lowered.graph, self.weighted, source.graph)
@@ -267,6 +268,7 @@ def _wiring(source: Any, lowered: Any, table: RangeTable, dialect: Dialect) -> t
     decided = plan(source, table, dialect)
     groups = {value.name: tuple(member.name for member in group) for group in decided.groups for value in group}
     known = table.activation_ranges()
+    exact = {row.name for row in table.structure.activations if EXACT in row.roles}
     readers: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     owners: dict[Any, tuple[str, ...]] = {}  # Q and DQ nodes of activations -> the rows that made their scale
     for node in lowered:
@@ -278,8 +280,8 @@ def _wiring(source: Any, lowered: Any, table: RangeTable, dialect: Dialect) -> t
         rows = tuple(sorted(groups.get(name, (name,))))
         held = encoding.encode_activation([known[row] for row in rows], dialect)
         scale, zero = (model_file.constant(node.inputs[place]) for place in (1, 2))
-        if scale is None or zero is None or float(scale) != float(held.scale) or int(zero) != held.zero_point:
-            continue  # the dialect knows this scale by itself: it stays
+        if scale is None or zero is None or float(scale) != float(held.scale) or int(zero) != held.zero_point or exact.intersection(rows):
+            continue  # the dialect, or the table, knows this scale by itself: it stays
         owners[node] = rows
         readers.setdefault(rows, []).append((str(node.inputs[1].name), str(node.inputs[2].name)))
     scales = [_Scale(rows, tuple(dict.fromkeys(constants))) for rows, constants in readers.items()]

@@ -180,6 +180,6 @@ def together(model: Any, names: Sequence[str], batches: Sequence[Batch]) -> Iter
 
 def _opened(model: Any) -> Any:
     try:
-        return open_graph(model)
+        return open_graph(model, as_written=True)
     except GraphRunError as error:
         raise ExportError(f"the graph cannot be opened: {error}") from error

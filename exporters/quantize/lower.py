@@ -17,9 +17,10 @@ from kdedge.exporters.quantize.encoding import Encoding, covers, encode_activati
 from kdedge.exporters.quantize.masks import cut_masks
 from kdedge.exporters.quantize.plan import Plan, plan
 from kdedge.exporters.quantize.ranges import ActivationRange, RangeTable, read_table
+from kdedge.exporters.quantize.rewriting import load_for
 from kdedge.exporters.quantize.roles import WEIGHTED
 from kdedge.exporters.quantize.tensors import read_tensors, replace_tensors
-from kdedge.exporters.quantize.wiring import constant, load
+from kdedge.exporters.quantize.wiring import constant
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path, weig
     Raises:
         ExportError: a file cannot be read, the table or the weights were made from another graph, or the opset is outside the dialect's.
     """
-    model = load(model_path)
+    table = read_table(ranges_path)
+    model = load_for(model_path, table)
     if weights is not None:
         replace_tensors(model.graph, read_tensors(weights))
-    table = read_table(ranges_path)
     _check_opset(model, dialect, model_path.name)
     _check_table(model.graph, table, model_path.name)
     decided = plan(model.graph, table, dialect)

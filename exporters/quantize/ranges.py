@@ -23,6 +23,10 @@ WEIGHT_OBSERVER = {"minmax": "minmax", "moving-average": "minmax", "percentile":
 """Which amplitudes of the weights go with the observer of the activations: those that clip nothing go together, those that clip too."""
 
 
+EXACT = "exact"
+"""Role of a tensor whose values are the codes of a known range and nothing else, such as an image: that range is neither observed nor learned."""
+
+
 @dataclass(frozen=True)
 class Weight:
     """A constant operand of a node that multiplies by it.
@@ -68,7 +72,7 @@ class SharedScale:
 class Activation:
     """What the graph alone says about a float tensor.
 
-    `roles`: any of weighted-input, weighted-output, residual-main, residual-shortcut, concat-member, fixed-range, moved.
+    `roles`: any of weighted-input, weighted-output, residual-main, residual-shortcut, concat-member, fixed-range, moved, exact (`EXACT`).
     `non_negative`: by construction (after ReLU, Sigmoid, ..., and what cannot undo it). `fixed`: range of an operator whose outputs are bounded.
     """
 
@@ -125,7 +129,8 @@ class RangeTable:
     """Structure and ranges of one float graph.
 
     `model_sha256`: of the file that was calibrated; `observer`: the one whose ranges are chosen; `samples`: examples seen;
-    `keep_float`: names of nodes that stay float in every dialect.
+    `keep_float`: names of nodes that stay float in every dialect. `rewrites`: what is done to the graph before the names here are found in it
+    (`rewriting`).
     """
 
     model_sha256: str
@@ -135,6 +140,7 @@ class RangeTable:
     activations: tuple[ActivationRange, ...]
     weights: tuple[WeightRange, ...]
     keep_float: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def activation_ranges(self) -> dict[str, ActivationRange]:
@@ -208,6 +214,7 @@ def _table(values: Mapping[str, Any]) -> RangeTable:
         activations=_rows(ActivationRange, values["activations"]),
         weights=_rows(WeightRange, values["weights"]),
         keep_float=tuple(values["keep_float"]),
+        rewrites=tuple(values.get("rewrites", ())),
     )
     for row in table.activations:
         _check_activation(row)

@@ -23,7 +23,8 @@ from kdedge.exporters.quantize.equalization import equalize
 from kdedge.exporters.quantize.layers import Lowered
 from kdedge.exporters.quantize.lower import lower
 from kdedge.exporters.quantize.probe import BATCH, fixed_batch
-from kdedge.exporters.quantize.ranges import OBSERVERS, RangeTable, read_table, with_observer, write_table
+from kdedge.exporters.quantize.ranges import EXACT, OBSERVERS, RangeTable, read_table, with_observer, write_table
+from kdedge.exporters.quantize.rewriting import load_for, with_normalization_folded
 from kdedge.exporters.quantize.tensors import replace_tensors, write_tensors
 from kdedge.exporters.quantize.wiring import load
 from kdedge.intervals import FEWEST_FOR_BOOTSTRAP
@@ -72,9 +73,10 @@ def recover_graph(
 ) -> Recovered:
     """The same for a float ONNX file, its range table and `batches` of its inputs (axis 0 counts examples), which are all held in memory.
 
-    The order is fixed, whatever that of `settings.recover`: the observer; equalization, which changes the float weights and needs new ranges;
-    adaptive rounding, which needs the ranges; bias correction, which takes what is left. One half of the examples is learned from, the other judges:
-    each step is kept only where that finds the outputs closer by more than the noise, so fewer than 20 judges keep nothing.
+    The order is fixed, whatever that of `settings.recover`: the normalisation of images, which goes into the weights; the observer; equalization,
+    which changes the float weights and needs new ranges; adaptive rounding, which needs the ranges; bias correction, which takes what is left. One
+    half of the examples is learned from, the other judges: each step is kept only where that finds the outputs closer by more than the noise, so fewer
+    than 20 judges keep nothing.
     `folder`: where temporary files go.
 
     Raises:
@@ -115,6 +117,8 @@ class _Recovery:
     def run(self) -> Recovered:
         wanted = self.settings.recover
         todo: list[tuple[str, Callable[[], tuple[_Candidate, str]]]] = []
+        if "normalization" in wanted:
+            todo.append(("normalization", self._folded))
         if self.settings.observer == "best":
             todo.append(("observer", self._closest))
         if "equalization" in wanted:
@@ -158,11 +162,15 @@ class _Recovery:
 
     def _reference(self) -> Any:
         """The float graph whose layers are the aim: the same function, with what equalization made of its weights."""
-        model = load(self.path)
+        model = load_for(self.path, self.best.table)
         replace_tensors(model.graph, self.best.equal)
         return model
 
     # ---- steps -------------------------------------------------------------------------------------------------------------
+
+    def _folded(self) -> tuple[_Candidate, str]:
+        found = with_normalization_folded(self.path, self.best.table, self.learning[:1])
+        return (self.best, found) if isinstance(found, str) else (_Candidate(found), "the image itself is quantized")
 
     def _closest(self) -> tuple[_Candidate, str]:
         """The observer of activations, then that of weights, whose integers come closest on the examples to learn from."""
@@ -185,19 +193,29 @@ class _Recovery:
         return (self.best if chosen == table else _Candidate(chosen)), note
 
     def _equalized(self) -> tuple[_Candidate, str]:
-        found = equalize(load(self.path), self.learning, self.dialect.weight.per_channel)
+        before = self.best.table
+        found = equalize(load_for(self.path, before), self.learning, self.dialect.weight.per_channel)
         if not found.tensors:
             return self.best, found.note
-        changed = load(self.path)
+        changed = load_for(self.path, before)
         replace_tensors(changed.graph, found.tensors)
         path = self.folder / "equalized.onnx"
         save_model(changed, path)
-        before = self.best.table
         # What is not finite stays float, as it does where the graph was calibrated so.
         table = observe(path, self.all, self.settings, total=before.samples, tolerant=True)
         weights = with_observer(table, _weight_observer(before)).weights
         kept = tuple(dict.fromkeys((*before.keep_float, *table.keep_float)))
-        table = replace(with_observer(table, before.observer), weights=weights, model_sha256=before.model_sha256, keep_float=kept)
+        table = replace(
+            with_observer(table, before.observer),
+            model_sha256=before.model_sha256,
+            structure=before.structure,  # equalization changes numbers alone
+            weights=weights,
+            keep_float=kept,
+            rewrites=before.rewrites,
+        )
+        exact = {row.name for row in before.structure.activations if EXACT in row.roles}
+        known = before.activation_ranges()
+        table = replace(table, activations=tuple(known[row.name] if row.name in exact else row for row in table.activations))
         return _Candidate(table, found.tensors), found.note
 
     def _rounded(self) -> tuple[_Candidate, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kdedge.estimate import Estimate
+from kdedge.latency import telling
 from kdedge.measured import Cell
 from kdedge.report.comparison import lines as comparison_lines
 from kdedge.report.figures import executed, interval, name_of, size, split, why
@@ -145,4 +146,6 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         if note := why(cell):
             said.setdefault(note if cell.status == "ok" else f"{cell.status}: {note}", []).append(f"{name_of(cell.artifact)} on {cell.device}")
+        for line in () if cell.proxy else telling.lines(cell.latency):
+            said.setdefault(line, []).append(f"{name_of(cell.artifact)} on {cell.device}")
     return [f"{', '.join(names)}: {note}" for note, names in said.items()]

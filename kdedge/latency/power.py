@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +24,7 @@ POWER = 0.8
 _INFLATION = 1.05  # the signed-rank test needs 1 / 0.955 as many pairs as Student's t for normal differences (asymptotically)
 _SIMULATED_UP_TO = 24
 _DRAWS = 10_000
+_RESAMPLES = 2_000
 _MOST_PAIRS = 4_000
 _CURVE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 MOST_PLANNED = 40
@@ -73,20 +75,24 @@ def detectable_shift(pairs: int, alpha: float, power: float = POWER) -> float:
 
 
 def _simulated_shift(pairs: int, alpha: float, power: float) -> float:
-    """W+ counts the Walsh averages above zero, so the test rejects exactly when the w-th largest of them is; w is the smallest critical value.
+    generator = np.random.default_rng(pairs)
+    return _shift_found(lambda count: generator.standard_normal((count, pairs)), pairs, alpha, power, _DRAWS)
 
-    A draw without a shift therefore tells the shift from which on it would be rejected.
+
+def _shift_found(draw: Callable[[int], Float64], pairs: int, alpha: float, power: float, draws: int) -> float:
+    """The shift with which the exact test rejects in a share `power` of the draws, [count, pairs] without a shift.
+
+    W+ counts the Walsh averages above zero, so the test rejects exactly when the w-th largest of them is; w is the smallest critical value.
+    A draw therefore tells by itself the shift from which on it would be rejected.
     """
     needed = int(np.count_nonzero(np.cumsum(untied(pairs)[::-1]) <= alpha))
-    averages = pairs * (pairs + 1) // 2
     place = needed - 1  # ascending: M - w = needed - 1 lie below the w-th largest
     first, second = np.triu_indices(pairs)
-    generator = np.random.default_rng(pairs)
     thresholds = []
-    block = max(1, (1 << 22) // averages)
-    for start in range(0, _DRAWS, block):
-        draws = generator.standard_normal((min(block, _DRAWS - start), pairs))
-        walsh = (draws[:, first] + draws[:, second]) / 2
+    block = max(1, (1 << 22) // first.size)
+    for start in range(0, draws, block):
+        values = draw(min(block, draws - start))
+        walsh = (values[:, first] + values[:, second]) / 2
         thresholds.append(-np.partition(walsh, place, axis=1)[:, place])
     return float(np.quantile(np.concatenate(thresholds), power))
 
@@ -98,6 +104,21 @@ def detectable(sd: float, pairs: int, margin: float, alpha: float, power: float 
     """
     _check(sd, margin)
     return math.expm1(min(math.log1p(margin) + detectable_shift(pairs, alpha, power) * sd, 700.0)) if sd > 0 else margin
+
+
+def detectable_among(differences: npt.ArrayLike, pairs: int, margin: float, alpha: float, power: float = POWER) -> float | None:
+    """`detectable` for the very noise that was seen, as a fraction: the larger of what its standard deviation tells and what the test finds in seeded
+    resamples of it. A device with two kinds of core has noise of two humps, for which the standard deviation promises too much. None below two.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    sd = noise(values)
+    if sd is None or pairs < fewest_pairs(alpha):
+        return None if sd is None else math.inf
+    centred = values - np.median(values)
+    # From both sides, since the test assumes symmetry.
+    pool, generator = np.concatenate([centred, -centred]), np.random.default_rng(pairs)
+    shift = _shift_found(lambda count: generator.choice(pool, (count, pairs)), pairs, alpha, power, _RESAMPLES)
+    return max(detectable(sd, pairs, margin, alpha, power), math.expm1(math.log1p(margin) + max(0.0, shift)))
 
 
 def decides(sd: float, pairs: int, margin: float, alpha: float, power: float = POWER) -> bool:

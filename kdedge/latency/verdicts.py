@@ -16,7 +16,7 @@ from kdedge.latency.effect import percent, shift_interval, slow_down
 from kdedge.latency.holm import holm
 from kdedge.latency.looks import Looks
 from kdedge.latency.pairs import MEDIAN, P90, Metric, Pair, counted
-from kdedge.latency.power import detectable, noise, pairs_needed, spoken_seconds
+from kdedge.latency.power import detectable_among, noise, pairs_needed, spoken_seconds
 from kdedge.latency.signed_rank import signed_rank
 
 Float64 = npt.NDArray[np.float64]
@@ -163,7 +163,7 @@ def judge(
     state, reason = _state(kept, wanted, dropped, () if allow_mismatch else mismatches, tests, rule)
     differences = [value for pair in kept if (value := pair.log_ratio()) is not None]
     sd = noise(differences)
-    after = None if sd is None else detectable(sd, len(kept), rule.margin, rule.looks.share) if kept else None
+    after = detectable_among(differences, len(kept), rule.margin, rule.looks.share)
     needed = seconds = None
     if state == "inconclusive" and sd is not None:
         needed = pairs_needed(sd, rule.margin, rule.looks.share)

@@ -24,7 +24,7 @@ def markdown(report: CheckReport) -> str:
 def _lines(report: CheckReport) -> Iterator[str]:
     yield f"## kdedge check: {report.state}"
     yield ""
-    yield f"{_said(title_of_report(report))}. {_said(headline_of(report))}"
+    yield f"{_said(title_of_report(report))}: {_said(headline_of(report))}"
     yield ""
     yield f"| {' | '.join(_HEAD)} |"
     yield f"|{' --- |' * len(_HEAD)}"

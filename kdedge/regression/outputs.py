@@ -10,6 +10,7 @@ from kdedge.errors import MissingExtra, WorkspaceError
 from kdedge.regression.checking import CheckedCell, CheckReport
 from kdedge.regression.junit import junit_xml
 from kdedge.regression.markdown import markdown
+from kdedge.regression.wording import CERTAIN, counts_of
 
 
 def _page(report: CheckReport) -> str:
@@ -29,8 +30,7 @@ def lines_of(report: CheckReport) -> Iterator[str]:
         yield from _lines_of_cell(cell, alone=len(report.cells) == 1)
     yield from (f"not compared: {sentence}" for sentence in report.missing)
     if len(report.cells) > 1:
-        counts = {state: sum(cell.state == state for cell in report.cells) for state in dict.fromkeys(cell.state for cell in report.cells)}
-        yield f"{report.state}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+        yield f"{report.state}: " + ", ".join(f"{count} {state}" for state, count in counts_of(report).items())
 
 
 def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:
         yield f"  {len(counted)} of {len(verdict.pairs)} pairs count, at look {verdict.look} of {len(verdict.rule.looks.pairs)}"
     for test in verdict.tests:
         yield f"  {test.metric}: {test.effect} beside a margin of {100 * verdict.rule.margin:g} %: {test.state}"
-    if verdict.detectable_after is not None:
+    if verdict.detectable_after is not None and verdict.detectable_after < CERTAIN:
         noise = f"{100 * (verdict.noise or 0.0):.2f} %"
         yield f"  a slow-down of {100 * verdict.detectable_after:.1f} % would have been found with 80 % at this noise ({noise})"
     yield from (f"  {note}" for note in (*cell.notes, *verdict.notes))

@@ -10,7 +10,7 @@ from kdedge.latency.history.records import LaunchRecord
 from kdedge.latency.verdicts import CheckVerdict
 from kdedge.regression.checking import CheckedCell, CheckReport
 from kdedge.regression.pair_plots import effects_plot, launches_plot, pairs_plot, power_plot
-from kdedge.regression.wording import METRICS, first_test, headline_of, notes_of, reason_of, share, title_of, title_of_report
+from kdedge.regression.wording import METRICS, counts_of, first_test, headline_of, notes_of, reason_of, share, title_of, title_of_report
 from kdedge.report.layout import Block, Bullets, Facts, Folded, Page, Prose, Section, Table, TableCell, Tile
 from kdedge.report.page import render
 
@@ -47,15 +47,14 @@ def _tiles(report: CheckReport) -> tuple[Tile, ...]:
     margin = Tile("accepted slow-down", share(report.settings.margin), note=f"false alarm at the margin: {share(report.settings.alpha)} at most")
     if len(report.cells) > 1:
         return (
-            *(Tile(state, str(sum(cell.state == state for cell in report.cells))) for state in dict.fromkeys(c.state for c in report.cells)),
+            *(Tile(state, str(count)) for state, count in counts_of(report).items()),
             margin,
         )
     cell = report.cells[0]
     verdict, test = cell.decisive.verdict, first_test(cell)
     found = [] if test is None else [Tile(f"{METRICS[test.metric]} slower by", *_split(str(test.effect)))]
-    pairs = Tile(
-        "pairs that count", f"{len(verdict.counted)} of {len(verdict.pairs)}", note=f"look {verdict.look} of {len(verdict.rule.looks.pairs)}"
-    )
+    look = f"look {verdict.look} of {len(verdict.rule.looks.pairs)}"
+    pairs = Tile("pairs that count", f"{len(verdict.counted)} of {len(verdict.pairs)}", note=look)
     power = Tile("found with 80 %", share(verdict.detectable_after), note=f"noise from pair to pair {share(verdict.noise)}")
     return (*found, margin, power, pairs)
 
@@ -71,9 +70,7 @@ def _verdicts(report: CheckReport) -> Section:
     blocks: list[Block] = [Table(head, rows)]
     if report.missing:
         blocks.append(Bullets(tuple(f"not compared: {sentence}" for sentence in report.missing)))
-    lead = (
-        f"Slow-downs in percent with their 95 % intervals, beside a margin of {share(report.settings.margin)}; the p values are of the first metric."
-    )
+    lead = f"Slow-downs in percent with their 95 % intervals, with a margin of {share(report.settings.margin)}; p values are of the first metric."
     return Section("verdict", "Verdict", lead, tuple(blocks))
 
 
@@ -102,7 +99,8 @@ def _of_cell(cell: CheckedCell, number: int, alone: bool) -> list[Section]:
         power_plot(checked.verdict, name),
         launches_plot(checked, name),
     )
-    blocks: list[Block] = [Prose((reason_of(cell),)), *(plot for plot in drawn if plot is not None)]
+    why: tuple[Block, ...] = () if alone else (Prose((reason_of(cell),)),)  # of one cell it is the headline
+    blocks: list[Block] = [*why, *(plot for plot in drawn if plot is not None)]
     if notes := notes_of(cell):
         blocks.append(Bullets(notes))
     blocks += _tables(cell)
@@ -157,14 +155,14 @@ def _launches(launches: tuple[LaunchRecord, ...]) -> Table:
 
 def _settings(report: CheckReport) -> Section:
     settings = report.settings
-    budget = "-" if settings.budget_seconds is None else f"{settings.budget_seconds:g} s"
+    pairs = str(settings.pairs) if settings.budget_seconds is None else f"as many as fit into {settings.budget_seconds:g} s"
     facts: list[tuple[str, tuple[str, ...]]] = [
         ("baseline", (report.baseline,)),
         ("candidate", (report.candidate,)),
         ("started", (report.started.isoformat(timespec="seconds"),)),
         ("margin", (share(settings.margin),)),
         ("alpha", (share(settings.alpha),)),
-        ("pairs, time budget", (str(settings.pairs), budget)),
+        ("pairs", (pairs,)),
         ("looks", (str(settings.looks),)),
         ("seed", (str(settings.seed),)),
         ("other environments", ("allowed" if settings.allow_mismatch else "refused",)),

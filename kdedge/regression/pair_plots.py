@@ -34,7 +34,7 @@ def pairs_plot(checked: Checked, test: MetricTest, name: str) -> Plot | None:
         f"{name}-pairs",
         lambda figure: _draw_pairs(figure, shown, checked.verdict, test),
         f"Slow-down of each pair by its {METRICS[test.metric]}, in the order in which pairs ran",
-        f"One mark a pair of launches: how much slower the candidate's {METRICS[test.metric]} was than that of the baseline beside it. The band is the "
+        f"One mark a pair of launches: how much slower the candidate's {METRICS[test.metric]} was than the baseline's. The band is the "
         "95 % interval of the effect, the dashed line the margin. Hollow marks are pairs that did not count.",
     )
 
@@ -62,8 +62,8 @@ def power_plot(verdict: CheckVerdict, name: str) -> Plot | None:
         f"{name}-power",
         lambda figure: _draw_power(figure, curve, 100 * verdict.rule.margin),
         "Chance that a slow-down of a given size is found",
-        f"What {len(verdict.counted)} pairs find at the noise of this check ({100 * (verdict.noise or 0.0):.2f} % from pair to pair), for one test at "
-        f"its share of alpha. A slow-down of the size where the curve crosses {100 * POWER:.0f} % is what the check promises to find.",
+        f"What {len(verdict.counted)} pairs find at the noise of this check ({100 * (verdict.noise or 0.0):.2f} % from pair to pair), for one "
+        f"test at its share of alpha. A slow-down of the size where the curve crosses {100 * POWER:.0f} % is what the check promises to find.",
     )
 
 
@@ -88,13 +88,13 @@ def _draw_pairs(figure: Figure, shown: Sequence[tuple[Pair, float]], verdict: Ch
     axes = plain_axes(figure)
     _margin(axes.axhline, axes.axhspan, 100 * verdict.rule.margin, test.effect)
     counted = set(verdict.counted)
-    for order, colour in (("AB", _BASELINE), ("BA", _CANDIDATE)):
+    for order, said in _ORDERS.items():
         for counts in (True, False):
             some = [(pair.number + 1, value) for pair, value in shown if pair.order == order and (pair.number in counted) == counts]
             if some:
                 fill = {} if counts else {"facecolors": "none"}
-                label = _ORDERS[order] + ("" if counts else ", not counted")
-                axes.scatter(*zip(*some, strict=True), s=34, color=colour, label=label, zorder=3, **fill)
+                label = said if counts else f"{said}, not counted"
+                axes.scatter(*zip(*some, strict=True), s=34, color=_BASELINE if order == "AB" else _CANDIDATE, label=label, zorder=3, **fill)
     axes.set_xlabel("pair")
     axes.set_ylabel("slower by, %")
     _whole_numbers(axes, len(verdict.pairs))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from kdedge.latency.pairs import MEDIAN, P90, Metric
-from kdedge.latency.verdicts import MetricTest
+from kdedge.latency.verdicts import MetricTest, State
 from kdedge.regression.checking import CheckedCell, CheckReport
 
+CERTAIN = 1e6
+"""A slow-down beyond this (a fraction) stands for none that can be found."""
 METRICS: dict[Metric, str] = {MEDIAN: "median latency", P90: "p90 latency"}
 
 
@@ -31,8 +33,12 @@ def headline_of(report: CheckReport) -> str:
     """The sentence that stands under the verdict of all cells."""
     if len(report.cells) == 1:
         return reason_of(report.cells[0])
-    counts = {state: sum(cell.state == state for cell in report.cells) for state in dict.fromkeys(cell.state for cell in report.cells)}
-    return f"{len(report.cells)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{len(report.cells)} cells: " + ", ".join(f"{count} {state}" for state, count in counts_of(report).items())
+
+
+def counts_of(report: CheckReport) -> dict[State, int]:
+    """How many cells are in each state, for the states that occur."""
+    return {state: sum(cell.state == state for cell in report.cells) for state in dict.fromkeys(cell.state for cell in report.cells)}
 
 
 def notes_of(cell: CheckedCell) -> tuple[str, ...]:
@@ -48,4 +54,4 @@ def first_test(cell: CheckedCell) -> MetricTest | None:
 
 def share(fraction: float | None) -> str:
     """A fraction in percent; a dash where it is unknown or no number of pairs would do."""
-    return "-" if fraction is None or not abs(fraction) < 1e6 else f"{100 * fraction:.3g} %"
+    return "-" if fraction is None or not abs(fraction) < CERTAIN else f"{100 * fraction:.3g} %"

@@ -14,7 +14,8 @@ from kdedge.artifact import Artifact, ModelFiles, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
-from kdedge.gate import GateVerdict
+from kdedge.gate import INVALID_EXIT_CODE, GateVerdict, latency_is_invalid
+from kdedge.latency import telling
 from kdedge.measured import Cell, DeviceIdentity, References
 from kdedge.report.executed_json import audit_json, trials_json
 from kdedge.report.figures import why
@@ -51,8 +52,10 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0 passed (or not gated yet), 1 failed, 3 inconclusive."""
-        return self.verdict.exit_code if self.verdict else 0
+        """0 passed (or not gated yet), 1 failed, 3 inconclusive, 4 where nothing failed and a latency is invalid."""
+        if self.verdict:
+            return self.verdict.exit_code
+        return INVALID_EXIT_CODE if any(latency_is_invalid(cell) for cell in self.cells) else 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints last on standard output."""
@@ -194,6 +197,7 @@ def cell_json(cell: Cell) -> dict[str, Any]:
         "largest_error": fidelity.largest_error,
         **{name: figure(timed.get(name)) for name in _LATENCY},
         "peak_memory_mb": None if cell.proxy else latency.peak_memory_mb,
+        **({} if cell.proxy else telling.as_json(latency)),
         "executed": dict(fidelity.executed),
         "integer_share": fidelity.audit.integer_share if fidelity.audit else None,
         "audit": audit_json(cell.audit),

@@ -90,3 +90,39 @@ def test_a_table_replaces_what_stands_between_its_markers_and_nothing_else(bench
     with pytest.raises(SystemExit, match="has lost its markers"):
         write_between(page, "t", ["| new |"])
     assert page.read_text() == "above\n<!-- t: end -->\n"
+
+
+def test_a_cpu_without_vnni_is_told_by_its_flags(bench: Callable[[str], ModuleType]) -> None:
+    saturates = bench("result_page").saturates
+    assert saturates("fpu sse4_1 avx avx2 fma")
+    assert not saturates("fpu avx2 avx512f avx512_vnni")
+    assert not saturates("fpu avx2 avx_vnni")
+    assert not saturates("")  # no x86, or one that tells nothing
+
+
+def test_where_kernels_saturate_everybody_gets_weights_of_7_bits_and_files_are_judged_as_written(bench: Callable[[str], ModuleType]) -> None:
+    contest, measure, peers = bench("quantization_contest"), bench("quantization_measure"), bench("quantization_peers")
+    with_vnni, without = contest.image_peers(False), contest.image_peers(True)
+    assert measure.AS_WRITTEN not in with_vnni
+    assert without[measure.AS_WRITTEN] == with_vnni["onnxruntime"]  # the same files, by what they say
+    assert set(without["onnxruntime"]) - set(with_vnni["onnxruntime"]) == {f"{peer}-reduced" for peer in contest.STATIC}
+    assert without["openvino"] == with_vnni["openvino"]
+    assert {peer for named in without.values() for peer in named} <= set(peers.PEERS)
+    dialects = bench("quantization_kdedge").DIALECTS
+    assert dialects[measure.AS_WRITTEN].name == "onnxruntime-x86"
+    assert dialects["onnxruntime"].name == ("onnxruntime-x86-avx2" if bench("result_page").saturates() else "onnxruntime-x86")
+    assert (measure.program_of(measure.AS_WRITTEN), measure.OPTIONS[measure.AS_WRITTEN]["optimization"]) == ("onnxruntime", "disabled")
+
+
+def test_what_a_file_says_has_no_latency(bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contest, measure = bench("quantization_contest"), bench("quantization_measure")
+    subject = bench("quantization_models").Subject("net", tmp_path)
+    files = {who: tmp_path / f"{who}.onnx" for who in ("kdedge", "peer")}
+    for path in (subject.fixed, subject.test, *files.values()):
+        path.write_text(path.name)
+    monkeypatch.setattr(contest, "run_all", lambda *_: measure.Ran(np.eye(8, 4, dtype=np.float32), {"fp32": 1}))
+    monkeypatch.setattr(contest, "paired_launches", lambda *_: pytest.fail("timed"))
+    found = contest.Found("kl")
+    contest._judge(found, measure.AS_WRITTEN, files, subject, contest.Kept(tmp_path / "parts"), 2)
+    assert set(found.scores[measure.AS_WRITTEN]) == {"float", "kdedge", "peer"}
+    assert found.launches == {measure.AS_WRITTEN: {}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import platform
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kdedge.devices import open_device
-from kdedge.devices.fingerprint import fingerprint, identify
+from kdedge.devices.fingerprint import fingerprint, identify, identity_from_probe
 from kdedge.errors import DeviceError
 
 # Written by hand after the form of a Raspberry Pi 5's and a Jetson's files.
@@ -87,5 +88,30 @@ def test_describing_a_machine_imports_no_runtime() -> None:
 
 
 def test_an_unknown_device_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(DeviceError, match=r"there is no device `jetson` \(there is: local\)"):
+    with pytest.raises(DeviceError, match=r"there is no device `jetson` \(there is: .*local.*\)"):
         open_device("jetson")
+
+
+FACTS = {"schema": 1, "machines": ["aarch64", "cuda"], "fingerprint": {"machine": "aarch64", "cores": "6"}, "numpy": True}
+
+
+def test_a_board_is_described_by_what_its_worker_prints() -> None:
+    identity = identity_from_probe("orin", "ssh", json.dumps(FACTS))
+    assert (identity.name, identity.kind, identity.machines) == ("orin", "ssh", ("aarch64", "cuda"))
+    assert identity.fingerprint == {"machine": "aarch64", "cores": "6"}
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ("Welcome to the board!", "does not say what the device is"),
+        (json.dumps({**FACTS, "schema": 2}), "schema 2, not 1"),
+        (json.dumps({**FACTS, "machines": "aarch64"}), "`machines` is no list of words"),
+        (json.dumps({**FACTS, "fingerprint": [1]}), "does not say what the device is"),
+        (json.dumps({**FACTS, "numpy": False}), "its Python has no numpy, which the worker needs: install it there"),
+        ("[]", "does not say what the device is"),
+    ],
+)
+def test_what_is_no_description_is_refused(printed: str, said: str) -> None:
+    with pytest.raises(DeviceError, match=f"device `orin`: .*{said}"):
+        identity_from_probe("orin", "ssh", printed)

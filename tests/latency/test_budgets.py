@@ -50,10 +50,10 @@ def test_the_correlation_of_neighbours_is_found_through_levels_and_outliers() ->
     assert autocorrelation([np.ones(10)]) == 0.0
 
 
-@pytest.mark.parametrize(("launch_sd", "rho"), [(0.0, 0.0), (0.0, 0.5), (1.0, 0.3)])
+@pytest.mark.parametrize(("launch_sd", "rho"), [(0.0, 0.0), (0.0, 0.5), (0.3, 0.3)])
 def test_bounds_of_a_p90_cover_it_although_iterations_depend_on_one_another(launch_sd: float, rho: float) -> None:
-    """10 launches of 200: the share of bounds that miss stays within the 99.9 % bound of 1 % (5 % where launches differ as much as iterations: ten
-    launches tell their own spread only roughly), and with all iterations counted as independent it does not."""
+    """10 launches of 200: the share of bounds that miss stays within the 99.9 % bound of 1 % (2 % where launches differ, as the function says), and
+    with all iterations counted as independent it does not."""
     generator = np.random.default_rng(1)
     repeats, quantile = 300, stats.norm.ppf(0.9) * np.sqrt(1 + launch_sd**2)
     missed = naive = 0
@@ -63,7 +63,7 @@ def test_bounds_of_a_p90_cover_it_although_iterations_depend_on_one_another(laun
         missed += high is not None and high < quantile
         plain = order_bounds(np.sort(launches.ravel()), 0.9, launches.size)[1]
         naive += plain is not None and plain < quantile
-    level = 0.01 if launch_sd == 0 else 0.05
+    level = 0.01 if launch_sd == 0 else 0.02
     assert missed <= stats.binom.ppf(0.999, repeats, level)
     if launch_sd or rho:
         assert naive > stats.binom.ppf(0.999, repeats, 0.01)

@@ -56,7 +56,7 @@ def test_identical_artifacts_are_never_flagged_more_often_than_alpha_where_itera
     for order, samples in sessions(SCENARIOS[name], 0.0, seed=1):
         ratios = log_ratios(order, samples)
         states.update(metric_test(MEDIAN, row, MARGIN, ALPHA).state for row in ratios)
-        naive += stats.mannwhitneyu(samples[:, 0], samples[:, 1], axis=-1).pvalue.tolist()
+        naive += np.asarray(stats.mannwhitneyu(samples[:, 0], samples[:, 1], axis=-1).pvalue).tolist()
         # The worst case: a true slow-down of just the margin. The model is multiplicative, so the same noise serves.
         at_margin += sum(signed_rank(row).p_greater <= ALPHA for row in ratios)
     assert sum(states.values()) == REPEATS

@@ -215,6 +215,16 @@ def test_a_sustained_profile_is_one_launch_that_throttling_does_not_spoil(
     assert found.sustained["steady_ratio"] == 1.0
 
 
+def test_energy_beside_a_sustained_launch_is_measured_in_short_ones(
+    inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]
+) -> None:
+    watched = {"ended": "flat", "seconds": 300.0, "observations": [{"seconds": 0.0}]}
+    seen = fake_worker(Result("ok", facts={"sustained": watched}), sampled(10.0))
+    found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK.model_copy(update={"mode": "sustained", "energy": True}), folder=folder)
+    assert [(job.kind, job.sustained is None) for job in seen] == [("launch", False)] + [("energy", True)] * 6
+    assert found.energy["energy_gross"].value == 10.0
+
+
 def test_a_real_launch_can_be_sustained(inputs: EncodedInputs, folder: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import made_results as made
 import pytest
 
 from kdedge.gate import decide, parse_policy
+from kdedge.measured import Latency
 from kdedge.report.result import RunResult, publish
 
 FIGURES = {"metric", "agreement_teacher", "agreement_student", "kl_student", "kl_teacher", "sqnr_db", "latency_median", "latency_p90"}
@@ -79,6 +81,14 @@ def test_the_exit_code_is_the_verdicts(tmp_path: Path, gate: dict[str, str], ver
     cells = result.cells if verdict == "fail" else result.cells[:2]  # the third failed
     judged = result.having(cells=cells, verdict=decide(parse_policy(gate), cells))
     assert (as_read(judged)["verdict"], judged.exit_code) == (verdict, code)
+
+
+def test_a_run_without_a_gate_says_by_its_exit_code_that_a_device_throttled(tmp_path: Path) -> None:
+    result = made.whole_result(tmp_path).having(verdict=None)
+    assert result.exit_code == 0
+    hot = replace(result.cells[0], status="failed", latency=Latency("failed", "invalid: hot", launches=1, invalid=("hot",)))
+    assert result.having(cells=(hot, *result.cells[1:])).exit_code == 4
+    assert result.having(cells=(replace(hot, proxy=True),)).exit_code == 0
 
 
 # ---- publishing ------------------------------------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdedge.runtimes import evidence
 from kdedge.runtimes.memory import peak_memory_bytes
+from kdedge.runtimes.reach import in_folder
 
 
 def test_a_snapshot_is_json_and_names_what_this_machine_shows() -> None:
@@ -52,3 +54,10 @@ def test_peak_memory_is_a_peak() -> None:
     slack = 1 << 20
     assert held >= before - slack
     assert after >= held - slack
+
+
+def test_a_bare_machine_has_no_sensors_and_no_error(tmp_path: Path) -> None:
+    bare = in_folder(str(tmp_path))
+    assert evidence.machine(bare) == {}
+    assert evidence.machine_facts(bare) == {}
+    assert evidence.kinds(bare) == []

@@ -149,7 +149,10 @@ def test_an_older_python_is_refused_with_a_sentence(version: str, tmp_path: Path
 
 def test_a_worker_that_is_called_wrongly_says_how() -> None:
     done = subprocess.run([sys.executable, "-m", "kdedge.runtimes.worker"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.strip()) == (2, "usage: python -m kdedge.runtimes.worker JOBFOLDER")
+    assert (done.returncode, done.stderr.strip()) == (
+        2,
+        "usage: python -m kdedge.runtimes.worker JOBFOLDER | supervise FOLDER SECONDS | probe | sweep ROOT SECONDS BYTES",
+    )
     done = subprocess.run([sys.executable, "-m", "kdedge.runtimes.worker", "/nowhere"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "the job folder /nowhere cannot be written" in done.stderr
