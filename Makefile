@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling
 
-.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization bench-modelopt bench-faults data clean
+.PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization bench-modelopt bench-faults bench-latency-check data clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,6 +60,10 @@ bench-quantization: setup .venv-peers/.installed
 
 bench-faults: setup
 	$(BIN)/python benchmarks/faults.py
+
+# After `make data`, on a quiet machine; about two hours, resumable. ONLY="--only quiet --minutes 30" and the like go to the script.
+bench-latency-check: setup
+	$(BIN)/python benchmarks/latency_check.py $(ONLY)
 
 # ModelOpt wants an older onnx and ONNX Runtime's GPU build: an environment of its own, 6.5 GB.
 .venv-modelopt/.installed: Makefile

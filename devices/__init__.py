@@ -14,6 +14,9 @@ from kdedge.errors import DeviceError
 DEVICES = {
     "local": "kdedge.devices.local",
     "ssh": "kdedge.devices.ssh",
+    "adb": "kdedge.devices.adb",
+    "browser": "kdedge.devices.browser",
+    "emulated": "kdedge.devices.emulated",
     "simulated": "kdedge.devices.simulated",
 }
 

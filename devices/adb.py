@@ -56,7 +56,7 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
         return replace(board, identity=replace(board.identity, fingerprint={**board.identity.fingerprint, **identity.fingerprint}))
     from kdedge.devices.native.runner import NativeRunner
 
-    return Device(identity, transport, "", NativeRunner(name, transport, root, settings.runners, settings.environment))
+    return Device(identity, transport, "", NativeRunner(name, transport, root, settings.runners, settings.environment, settings.set))
 
 
 class AdbTransport:

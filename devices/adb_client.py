@@ -180,7 +180,7 @@ class AdbClient:
         if not group:
             # By the word in its command line, in two halves here so that this search does not find itself.
             script = (
-                f"t={token[:8]}; for f in /proc/[0-9]*/cmdline; do if tr '\\000' ' ' <$f 2>/dev/null | grep -q $t{token[8:]}; then "
+                f"t={token[:8]}; for f in /proc/[0-9]*/cmdline; do if tr '\\000' ' ' <$f 2>/dev/null | grep -q ${{t}}{token[8:]}; then "
                 "p=${f#/proc/}; kill -9 -${p%%/*} 2>/dev/null; fi; done"
             )
         killed = self._call(["shell", "-n", script], ANSWER_SECONDS)

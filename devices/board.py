@@ -17,16 +17,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from kdedge import progress
 from kdedge.devices import jobs
 from kdedge.devices.board_job import concluded, files_of, quiet_seconds, read_ended, run_id, staged_job
 from kdedge.devices.device import Device, DeviceSettings
 from kdedge.devices.fingerprint import identity_from_probe
 from kdedge.devices.lease import Lease
 from kdedge.devices.patience import Patience, patiently
+from kdedge.devices.setters import settings_on, undo_left_over
 from kdedge.devices.store import Store, run_script
 from kdedge.devices.transport import Transport
 from kdedge.devices.worker_archive import worker_archive
@@ -62,6 +64,14 @@ fi
 [ -f ended.json ] && { echo ended; cat ended.json; exit; }
 echo dead
 cat supervisor.log 2>/dev/null
+exit 0
+"""
+# $1: the job's folder, $2: run id.
+_STOP = """
+pid=
+for each in "$1"/claim-*; do [ -f "$each" ] && read -r pid _ <"$each"; done
+[ -n "$pid" ] || exit 0
+case "$(tr '\\0' ' ' </proc/"$pid"/cmdline 2>/dev/null)" in *"$2"*) kill -9 "$pid" ;; esac
 exit 0
 """
 # $1: the job's folder, $2: its job.json.
@@ -105,11 +115,12 @@ class BoardRunner:
         root: str,
         *,
         variables: Mapping[str, str] | None = None,
+        wanted: Mapping[str, Any] | None = None,
         archive: Path | None = None,
         patience: Patience | None = None,
     ) -> None:
         """`python`: its interpreter there, by full path. `root`: kdedge's folder there, absolute. `variables`: more for the worker's environment.
-        `archive`: another worker than this kdedge's own (a test's)."""
+        `wanted`: what is set from the first job to `close` (`setters.py`). `archive`: another worker than this kdedge's own (a test's)."""
         self._device = Device(identity, transport, python)
         self._transport = transport
         self._root = root.rstrip("/")
@@ -119,7 +130,10 @@ class BoardRunner:
         self._store = Store(transport, self._root, identity.name)
         self._lease = Lease(transport, self._root, identity.name)
         self._one_at_a_time = threading.Lock()
-        self._swept = False
+        self._wanted = dict(wanted or {})
+        self._set = contextlib.ExitStack()
+        self._prepared = False
+        self._unfinished = ""
         atexit.register(self.close)
 
     def run(self, job: Job, folder: Path, timeout: float, name: str) -> Result:
@@ -133,8 +147,10 @@ class BoardRunner:
             known = run_id(job, folder, digests, name, timeout, environment, self._device.python, self._archive.stem)
             run = _Run(known, f"{self._root}/jobs/{known}", job, folder, digests, environment, timeout)
             self._patiently(lambda: self._lease.take(run.id))
-            self._sweep()
+            self._unfinished = run.id
+            self._prepare()
             ended = self._brought_to_an_end(run)
+            self._unfinished = ""
             if isinstance(ended, str):
                 return Result(status="failed", reason=ended, runtime=job.runtime)
             self._patiently(lambda: self._transport.pull(f"{run.there}/work", folder))
@@ -143,11 +159,20 @@ class BoardRunner:
             return result
 
     def close(self) -> None:
-        """Give the lease back and let go of the connection. A job that runs goes on."""
+        """End a job that nobody waits for any more, give the lease back, and let go of the connection."""
         atexit.unregister(self.close)
-        with contextlib.suppress(DeviceError):  # it runs out by itself
+        with contextlib.suppress(DeviceError):  # the lease runs out by itself, and keeps others off while its job runs
+            if self._unfinished:
+                self._script(_STOP, [f"{self._root}/jobs/{self._unfinished}", self._unfinished], "a job cannot be stopped")
+            self._put_back()
             self._lease.give_back()
         self._transport.close()
+
+    def _put_back(self) -> None:
+        try:
+            self._set.close()
+        except DeviceError as error:  # it stays noted there, and the next session undoes it
+            progress.message(f"{self._name}: what was set for the measurement is still set: {error}")
 
     def _brought_to_an_end(self, run: _Run) -> Ended | str:
         """Start the job, unless it runs there or is done, and wait for its end. A sentence instead where it comes to none."""
@@ -225,11 +250,17 @@ class BoardRunner:
         state, _, text = said.partition("\n")
         return _Look(state, text)
 
-    def _sweep(self) -> None:
-        if not self._swept:
-            argv = [*self._worker(), "sweep", self._root, str(SWEEP_SECONDS), str(SWEEP_BYTES)]
-            self._patiently(lambda: self._transport.run(argv, _SWEEP_LIMIT))
-            self._swept = True
+    def _prepare(self) -> None:
+        """Before the first job, under the lease: what a host that died left set is undone, what the user wants is set, old files go."""
+        if self._prepared:
+            return
+        for undone in self._patiently(lambda: undo_left_over(self._transport, self._root)):
+            progress.message(f"{self._name}: an earlier session had left something set; {undone}")
+        if self._wanted:
+            self._set.enter_context(settings_on(self._transport, self._root, self._wanted))
+        argv = [*self._worker(), "sweep", self._root, str(SWEEP_SECONDS), str(SWEEP_BYTES)]
+        self._patiently(lambda: self._transport.run(argv, _SWEEP_LIMIT))
+        self._prepared = True
 
     def _worker(self) -> list[str]:
         return [self._device.python, self._store.path(self._archive.stem)]
@@ -260,7 +291,11 @@ def open_board(name: str, kind: str, transport: Transport, python: str, root: st
     if asked.returncode:
         raise DeviceError(f"device `{name}`: its Python {python} cannot run the worker{_last_line(asked.stderr)}")
     identity = identity_from_probe(name, kind, asked.stdout)
-    return Device(identity, transport, python, BoardRunner(identity, transport, python, root, variables=settings.environment, archive=worker))
+    if settings.set:  # a measurement in another power mode is another measurement
+        told = ", ".join(f"{setting} {value}" for setting, value in sorted(settings.set.items()))
+        identity = replace(identity, fingerprint={**identity.fingerprint, "set": told})
+    runner = BoardRunner(identity, transport, python, root, variables=settings.environment, wanted=settings.set, archive=worker)
+    return Device(identity, transport, python, runner)
 
 
 def _last_line(text: str) -> str:

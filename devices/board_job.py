@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kdedge.devices.jobs import LOG_FILE, explain
+from kdedge.devices import jobs
+from kdedge.devices.jobs import placed
 from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError
-from kdedge.runtimes.errors import RuntimeFailure
-from kdedge.runtimes.job import Job, Result, read_result
+from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.supervise import STDERR, STDOUT, Ended
 
 # A lease wants to be renewed, and one who waits to hear that a job died.
@@ -36,14 +36,7 @@ def staged_job(job: Job, folder: Path, digests: Mapping[Path, str]) -> tuple[Job
         names[where] = digests[folder / path]
         return f"../{where}"
 
-    graphs = {
-        name: [place(path, f"files/graph-{number}/{Path(path).name}") for path in paths] for number, (name, paths) in enumerate(job.graphs.items())
-    }
-    buckets = [
-        {name: place(path, f"files/inputs-{number}/{position}.npy") for position, (name, path) in enumerate(bucket.items())}
-        for number, bucket in enumerate(job.buckets)
-    ]
-    return replace(job, graphs=graphs, buckets=buckets), names
+    return placed(job, place), names
 
 
 def run_id(
@@ -75,15 +68,8 @@ def read_ended(text: str, device: str) -> Ended:
 def concluded(job: Job, folder: Path, ended: Ended, timeout: float) -> Result:
     """The result that was fetched into `folder`, or why there is none; what the job said goes to `worker.log`."""
     said = Completed(ended.returncode, _taken(folder / STDOUT), _taken(folder / STDERR), ended.timed_out)
-    (folder / LOG_FILE).write_text(said.stdout + said.stderr, encoding="utf-8")
-    try:
-        result = read_result(str(folder))
-    except (RuntimeFailure, TypeError) as error:
-        return Result(status="failed", reason=f"the worker's result cannot be read: {error}", runtime=job.runtime)
-    if result is None:
-        reason = explain(said, timeout, folder)
-        return Result(status="failed", reason=f"the device's disk is full; {reason}" if ended.disk_full else reason, runtime=job.runtime)
-    return result
+    result = jobs.concluded(job, folder, said, timeout)
+    return replace(result, reason=f"the device's disk is full; {result.reason}") if ended.disk_full and result.status == "failed" else result
 
 
 def _taken(path: Path) -> str:

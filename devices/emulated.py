@@ -28,7 +28,7 @@ KIND = "emulated"
 # As in `Target.machines`: of no target.
 MACHINE = "emulated-aarch64"
 # Facts of the machine below, which the emulator lets through.
-_OF_THE_HOST = ("kernel", "governor", "gpu", "gpu_driver", "l4t", "model")
+_OF_THE_HOST = ("kernel", "governor", "gpu", "gpu_driver", "l4t", "model", "compatible", "cpu_max_khz")
 
 
 def open_device(name: str, settings: DeviceSettings) -> Device:
@@ -39,6 +39,8 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
     """
     cpu = settings.address
     cpu_named(cpu)
+    if settings.set:
+        raise DeviceError(f"device `{name}`: `set` would change this machine, which the emulator runs on")
     qemu = find_qemu()
     system = find_sysroot(cache_folder())
     if system is None:

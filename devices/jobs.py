@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,27 +44,35 @@ def _as_child(device: Device, job: Job, folder: Path, timeout: float) -> Result:
     # What a killed worker leaves among its temporary files lies in the job's folder and goes with it.
     variables = {**environment(job, device), "TMPDIR": str(folder)}
     completed = device.transport.run([device.python, "-m", WORKER, str(folder)], timeout, variables)
+    return concluded(job, folder, completed, timeout)
+
+
+def concluded(job: Job, folder: Path, completed: Completed, timeout: float) -> Result:
+    """The result that a worker left in `folder`, or why there is none; what it said goes to `worker.log`."""
     (folder / LOG_FILE).write_text(completed.stdout + completed.stderr, encoding="utf-8")
     try:
         result = read_result(str(folder))
     except (RuntimeFailure, TypeError) as error:
-        result = Result(status="failed", reason=f"the worker's result cannot be read: {error}", runtime=job.runtime)
-    if result is None:
-        result = Result(status="failed", reason=explain(completed, timeout, folder), runtime=job.runtime)
-    return result
+        return Result(status="failed", reason=f"the worker's result cannot be read: {error}", runtime=job.runtime)
+    return result or Result(status="failed", reason=explain(completed, timeout, folder), runtime=job.runtime)
 
 
 def stage(transport: Transport, job: Job, folder: Path) -> Job:
-    """Link the job's files into `folder`/files and return the job with paths relative to `folder`.
-
-    Files keep their names within a graph, since a runtime finds side files by them.
-    """
+    """Link the job's files into `folder`/files and return the job with paths relative to `folder`."""
 
     def place(path: str, where: str) -> str:
         # Relative paths in a job are relative to its folder.
         transport.push(folder / path, str(folder / where))
         return where
 
+    return placed(job, place)
+
+
+def placed(job: Job, place: Callable[[str, str], str]) -> Job:
+    """The job with each of its paths replaced by what `place(path, where)` returns; `where`: `files/...`, unlike for each file.
+
+    Files keep their names within a graph, since a runtime finds side files by them.
+    """
     graphs = {
         name: [place(path, f"files/graph-{number}/{Path(path).name}") for path in paths] for number, (name, paths) in enumerate(job.graphs.items())
     }

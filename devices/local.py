@@ -41,7 +41,13 @@ _KEPT_BYTES = 1 << 20
 
 
 def open_device(name: str, settings: DeviceSettings) -> Device:
-    """The machine that kdedge runs on, with the interpreter that runs kdedge."""
+    """The machine that kdedge runs on, with the interpreter that runs kdedge.
+
+    Raises:
+        DeviceError: the settings ask for what this device has not.
+    """
+    if settings.set or settings.runners:
+        raise DeviceError(f"device `{name}`: `set` and `runners` are for boards and phones; this machine can be reached as one by ssh:localhost")
     return Device(identify(name, kind="local"), LocalTransport(), sys.executable)
 
 

@@ -308,7 +308,8 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = "; the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise DeviceError(f"the emulated arm64 system cannot be built in {folder}: {error.strerror or error}{full}") from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise DeviceError(f"the emulated arm64 system cannot be built in {folder}: {error.strerror or error}{where}{full}") from error
 
 
 def _release() -> str:

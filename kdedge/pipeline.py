@@ -181,7 +181,9 @@ def measure_one(
     )
     proxy = not set(TARGETS[artifact.target].machines) & set(device.machines)
     latency = Latency(fidelity.status if fidelity.status != "ok" else "not-run", fidelity.reason or "latency was not asked for")
-    if fidelity.status == "ok" and latency_too:
+    if fidelity.status == "ok" and latency_too and device.kind == "emulated":
+        latency = Latency("not-run", f"{device.name} is emulated: how fast it runs says nothing about any device")
+    elif fidelity.status == "ok" and latency_too:
         latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label)
     profile = None if proxy or latency.status != "ok" else detect(device.fingerprint)
     if profile is not None:

@@ -55,17 +55,17 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         Raises:
             KdedgeError: what is to be compared is not there, the words mean nothing, or the check is invalid (the machine throttled, say).
         """
+        __tracebackhide__ = True  # what went wrong stands in the sentence
+        doing = _choice(inconclusive or str(request.config.getini(_SETTING)))
         from kdedge.cli.checking import Asked, history_of, settings_of
         from kdedge.errors import KdedgeError
         from kdedge.regression.arms import Given
         from kdedge.regression.checking import run_check
         from kdedge.regression.wording import headline_of
 
-        __tracebackhide__ = True  # what went wrong stands in the sentence
         names = os.fspath(baseline), os.fspath(candidate)
         kept = Path(workspace) if workspace is not None else request.config.rootpath / ".kdedge"
         try:
-            doing = _choice(inconclusive or str(request.config.getini(_SETTING)))
             report = run_check(
                 *names,
                 (on,),
@@ -91,6 +91,7 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 def _choice(text: str) -> str:
+    __tracebackhide__ = True
     if text not in OPEN:
         from kdedge.errors import KdedgeError
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-from . import android, jetson, linux, raspberry_pi, x86
+from . import android, contention, jetson, linux, raspberry_pi, x86
 from .reach import Reach, here
 
 # Variables that change how fast a runtime runs. They are part of what was measured.
@@ -34,7 +34,7 @@ def snapshot(reach: Optional[Reach] = None) -> Dict[str, Any]:
     """
     readers: Dict[str, Callable[[], Any]] = {
         "load_average": lambda: list(os.getloadavg()),
-        "context_switches": _context_switches,
+        "context_switches": contention.context_switches,
         "page_faults": _page_faults,
         "affinity": lambda: sorted(os.sched_getaffinity(0)),
     }
@@ -87,13 +87,6 @@ def conditions(reach: Optional[Reach] = None) -> Dict[str, Any]:
     }
     facts = machine_facts(reach or here())
     return dict(found, machine=facts) if facts else found
-
-
-def _context_switches() -> Dict[str, int]:
-    import resource
-
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"voluntary": usage.ru_nvcsw, "involuntary": usage.ru_nivcsw}
 
 
 def _page_faults() -> Dict[str, int]:

@@ -55,8 +55,11 @@ def fingerprint(root: str = "/") -> Dict[str, str]:
     found = {
         "machine": _machine(),
         "model": text("proc/device-tree/model").strip("\0\n "),
+        "compatible": text("proc/device-tree/compatible").replace("\0", " ").strip(),
         "cpu": cpu.get("model", ""),
         "cpu_features": cpu.get("features", ""),
+        "cpu_id": cpu.get("id", ""),
+        "cpu_max_khz": _fastest(root),
         "cores": str(_cores()),
         "os": _os_name(text("etc/os-release")),
         "kernel": "%s %s" % (platform.system(), platform.release()),
@@ -101,7 +104,19 @@ def _cpu_facts(text: str) -> Dict[str, str]:
     parts = sorted({value for key, value in pairs if key == "cpu part"})
     arm = "arm implementer %s part %s" % (first["cpu implementer"], " ".join(parts)) if "cpu implementer" in first and parts else ""
     flags = set(first.get("flags", first.get("features", "")).split())
-    return {"model": first.get("model name", arm), "features": " ".join(name for name in _FEATURES if name in flags)}
+    numbers = [first.get(key, "") for key in ("vendor_id", "cpu family", "model")]
+    return {
+        "id": " ".join(numbers) if all(numbers) else "",
+        "model": first.get("model name", arm),
+        "features": " ".join(name for name in _FEATURES if name in flags),
+    }
+
+
+def _fastest(root: str) -> str:
+    """The highest clock that a core may have, in kHz; "" where the kernel does not say."""
+    pattern = os.path.join(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq")
+    found = [_text(path).strip() for path in glob.glob(pattern)]
+    return str(max((int(text) for text in found if text.isdigit()), default="")) if found else ""
 
 
 def _os_name(release: str) -> str:

@@ -15,11 +15,12 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
-from . import sustained
+from . import contention, sustained
 from .arrays import Bucket
 from .errors import RuntimeFailure
 from .job import Job, LaunchRule, Result
 from .memory import peak_memory_bytes
+from .reach import here
 from .session import Session
 from .validate import check_names
 
@@ -39,8 +40,9 @@ def run(job: Job, folder: str, session: Session) -> Result:
     check_rule(job.launch)
     inputs = inputs_of(job, folder, session)
     if job.sustained is None:
-        first, warmup, samples = time_session(session, inputs, job.launch)
-        return finished(job, folder, session, first, warmup, samples)
+        first, warmup, samples, loop = time_session(session, inputs, job.launch)
+        result = finished(job, folder, session, first, warmup, samples)
+        return replace(result, facts=dict(result.facts, loop=loop))
     first, samples, watched = sustained.time_session(session, inputs, job.sustained)
     result = finished(job, folder, session, first, np.empty(0, np.int64), samples)
     return replace(result, facts=dict(result.facts, sustained=watched))
@@ -74,9 +76,9 @@ def finished(job: Job, folder: str, session: Session, first: int, warmup: np.nda
     )
 
 
-def time_session(session: Session, inputs: Dict[str, np.ndarray], rule: LaunchRule) -> Tuple[int, np.ndarray, np.ndarray]:
-    """First inference in ns, then warm-up samples, then timed samples (both int64 [n], ns)."""
-    run_session = session.run
+def time_session(session: Session, inputs: Dict[str, np.ndarray], rule: LaunchRule) -> Tuple[int, np.ndarray, np.ndarray, Dict[str, Any]]:
+    """First inference in ns, then warm-up samples, then timed samples (both int64 [n], ns), and who else used the processors during the latter."""
+    run_session, reach = session.run, here()
 
     def call() -> Any:
         return run_session(inputs)
@@ -85,7 +87,11 @@ def time_session(session: Session, inputs: Dict[str, np.ndarray], rule: LaunchRu
     call()
     first = time.perf_counter_ns() - start
     warmup = timed(call, rule.warmup_iterations, rule.warmup_seconds, rule.max_seconds)
-    return first, warmup, timed(call, rule.min_iterations, rule.min_seconds, rule.max_seconds)
+    before = contention.moment(reach)
+    start = time.perf_counter_ns()
+    samples = timed(call, rule.min_iterations, rule.min_seconds, rule.max_seconds)
+    spent = time.perf_counter_ns() - start
+    return first, warmup, samples, contention.loop(before, contention.moment(reach), spent, reach)
 
 
 def timed(call: Callable[[], Any], min_iterations: int, min_seconds: float, max_seconds: float) -> np.ndarray:

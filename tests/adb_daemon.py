@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import stat
 import struct
@@ -75,6 +76,7 @@ class Phone:
     path: str = ""
     break_when: Path | None = None
     services: list[str] = field(default_factory=list)
+    groups: set[int] = field(default_factory=set)
     connections: set[Any] = field(default_factory=set)
 
     def start(self) -> Phone:
@@ -89,6 +91,9 @@ class Phone:
 
     def stop(self) -> None:
         self._wait(self._close())
+        for group in self.groups:  # what a test that failed left running
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
@@ -275,6 +280,7 @@ async def shell(stream: Stream, service: str) -> None:
         stderr=asyncio.subprocess.PIPE if second else asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
+    phone.groups.add(process.pid)
     lock = asyncio.Lock()
 
     async def pump(source: asyncio.StreamReader | None, kind: int) -> None:
@@ -285,6 +291,7 @@ async def shell(stream: Stream, service: str) -> None:
 
     await asyncio.gather(pump(process.stdout, STDOUT), pump(process.stderr, STDERR))
     code = await process.wait()
+    phone.groups.discard(process.pid)
     if second:
         await stream.write(struct.pack("<BIB", EXIT, 1, (128 - code if code < 0 else code) & 255))
 

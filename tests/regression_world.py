@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,14 @@ import onnx
 import pytest
 from check_world import MILLISECONDS
 from onnx import TensorProto, helper, numpy_helper
+
+from kdedge.latency.check import Arm, Checked, CheckSettings
+from kdedge.latency.history.records import LaunchRecord
+from kdedge.latency.looks import Looks
+from kdedge.latency.pairs import Order, Pair, Timed
+from kdedge.latency.verdicts import CheckRule, State, judge
+from kdedge.regression.checking import CheckedCell, CheckReport
+from kdedge.runtimes.job import Job
 
 SLOWER = 0.10
 """By so much the device `slower` finds `after.onnx` slower than `before.onnx`."""
@@ -48,7 +58,7 @@ def make_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def _devices(times: dict[str, float]) -> Iterator[str]:
-    same = {key: MILLISECONDS for key in times}
+    same = dict.fromkeys(times, MILLISECONDS)
     yield f"same: {{transport: 'simulated:quiet', set: {{milliseconds: {json.dumps(same)}}}}}"
     yield f"slower: {{transport: 'simulated:quiet', set: {{milliseconds: {json.dumps(times)}}}}}"
     yield f"loud: {{transport: 'simulated:noisy', set: {{milliseconds: {json.dumps(same)}, launch_sd: 0.3}}}}"
@@ -58,3 +68,51 @@ def _devices(times: dict[str, float]) -> Iterator[str]:
 def sha256(path: Path) -> str:
     """Of its content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- reports without a launch ----------------------------------------------------------------------------------------------
+
+EQUAL, SLOW, OPEN = (0.0,) * 10, (math.log(1.1),) * 10, (-0.05, 0.12) * 5
+"""Log ratios of ten pairs: nothing changed, 10 % slower, and too wild to tell."""
+
+
+def checked(ratios: Sequence[float], *, problem: str = "", name: str = "after", noise: float = 0.001) -> Checked:
+    """A check whose pairs had these log ratios, give or take `noise`; with a `problem`, every second candidate has it."""
+    order: tuple[Order, Order] = ("AB", "BA")
+    pairs, launches = [], []
+    for number, ratio in enumerate(ratios):
+        after = MILLISECONDS * math.exp(ratio + noise * math.cos(number))
+        problems = (problem,) if problem and number % 2 else ()
+        both = Timed(MILLISECONDS, MILLISECONDS * 1.1, 100), Timed(after, after * 1.1, 100, problems)
+        pairs.append(Pair(number, order[number % 2], *both))
+        launches += [
+            LaunchRecord("line", arm * 64, one.median_ms or 0.0, 100, arm, number, one.p90_ms, "; ".join(one.problems))
+            for arm, one in zip("AB", both, strict=True)
+        ]
+    verdict = judge(pairs, CheckRule(Looks((len(ratios),), 0.01, 2)))
+    job = Job("launch", "onnxruntime", {"model": ["m.onnx"]}, {"threads": 1}, [{"x": "x.npy"}])
+    arms = (Arm("before", "line", "A" * 64, job), Arm(name, "line", "B" * 64, job))
+    return Checked(verdict, "10 pairs of launches", *arms, tuple(launches), 1.5)
+
+
+def cell(
+    found: Checked, *, key: str = "", device: str = "board", again: Checked | None = None, state: State | None = None, notes: tuple[str, ...] = ()
+) -> CheckedCell:
+    """One cell of a report."""
+    return CheckedCell(key, device, "ssh", {"cpu": "made up"}, found, again, state or (again or found).verdict.state, 0.5, notes)
+
+
+def report(*cells: CheckedCell, missing: tuple[str, ...] = (), names: tuple[str, str] = ("models/before.onnx", "models/after.onnx")) -> CheckReport:
+    """A report of these cells."""
+    return CheckReport(*names, CheckSettings(pairs=10, looks=1), cells, missing, datetime(2026, 11, 30, 12, tzinfo=UTC))
+
+
+def four_states() -> CheckReport:
+    """A cell in each of four states, and one that was not compared."""
+    return report(
+        cell(checked(EQUAL), key="cpu/fp32"),
+        cell(checked(SLOW), key="cpu/int8"),
+        cell(checked(OPEN), key="gpu/fp16"),
+        cell(checked(EQUAL, problem="the CPU throttled"), key="gpu/int8"),
+        missing=("gpu/fp32 stands in models/before.onnx only",),
+    )

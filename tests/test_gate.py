@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from kdedge.artifact import Artifact, GraphFile, ImageEncoder, Lineage
 from kdedge.errors import RecipeError
 from kdedge.estimate import Estimate
 from kdedge.gate import decide, parse_policy
+from kdedge.latency.summary import Launch, summarize
 from kdedge.measured import Audit, Cell, Fidelity, Latency, Status
+from kdedge.runtimes.job import Result
 
 Limits = tuple[float, float] | None
 
@@ -332,3 +335,63 @@ def test_an_invalid_latency_is_told_by_the_exit_code_where_nothing_asks_for_it()
     assert decide(policy, [throttled()]).exit_code == 4
     assert decide(policy, [throttled(proxy=True)]).exit_code == 0  # a proxy's latency never counts
     assert decide(policy, [cell()]).exit_code == 0
+
+
+# ---- absolute budgets of latency -------------------------------------------------------------------------------------------
+
+
+def timed(tmp_path: Path, factors: tuple[float, ...], invalid: tuple[str, ...] = ()) -> Cell:
+    """A cell with raw samples of launches: 500 iterations of 1 ms, 5 % apart, times a factor a launch; its figures are those of the profiler."""
+    generator = np.random.default_rng(5)
+    launches, files = [], []
+    for number, factor in enumerate(factors):
+        milliseconds = factor * np.exp(0.05 * generator.standard_normal(500))
+        files.append(tmp_path / f"launch-{number:02d}.npy")
+        np.save(files[-1], np.rint(milliseconds * 1e6).astype(np.int64))
+        launches.append(Launch(milliseconds, Result("ok")))
+    valid = [launch for launch, reason in zip(launches, invalid or ("",) * len(launches), strict=True) if not reason]
+    latency = Latency("ok", "", figures=summarize(valid).figures, samples=tuple(files), launches=len(files), invalid=invalid)
+    return dataclasses.replace(cell(), latency=latency)
+
+
+def verdict_on(found: Cell, key: str, text: str) -> tuple[str, str]:
+    rule = decide(parse_policy({key: text}), [found]).cells[0].rules[0]
+    return rule.verdict, rule.evidence
+
+
+@pytest.mark.parametrize("key", ["latency_median", "latency_p90"])
+def test_a_budget_passes_under_the_upper_bound_fails_over_the_lower_one_and_is_open_between(key: str, tmp_path: Path) -> None:
+    found = timed(tmp_path, (0.99, 1.0, 1.01) * 4)
+    low, high = found.latency.figures[key].interval or (0.0, 0.0)
+    assert 0.9 < low < high < 1.2
+    assert verdict_on(found, key, f"<= {high * 1.02:.6f} ms")[0] == "pass"
+    assert verdict_on(found, key, f"<= {(low + high) / 2:.6f} ms")[0] == "inconclusive"
+    assert verdict_on(found, key, f"<= {low * 0.999:.6f} ms")[0] == "fail"
+
+
+def test_a_p90_that_the_median_launch_meets_is_no_p90_of_all_where_some_launches_are_slow(tmp_path: Path) -> None:
+    slow = timed(tmp_path, (1.0,) * 10 + (1.5,) * 2)
+    limit = "<= 1.2 ms"
+    figure_high = slow.latency.figures["latency_p90"].high
+    assert figure_high is not None
+    assert figure_high < 1.2  # by its figure alone the cell would pass, though a sixth of all iterations takes 1.5 ms
+    verdict, evidence = verdict_on(slow, "latency_p90", limit)
+    assert verdict == "inconclusive"  # two launches of twelve are no proof either
+    assert "over all 12 launches together 1.4" in evidence
+    many = timed(tmp_path, (1.0,) * 66 + (1.5,) * 34)
+    assert verdict_on(many, "latency_p90", limit)[0] == "fail"
+    assert "some launches are slower" in verdict_on(many, "latency_p90", limit)[1]
+
+
+def test_launches_during_which_the_machine_throttled_count_for_no_budget(tmp_path: Path) -> None:
+    found = timed(tmp_path, (1.0,) * 10 + (1.5,) * 2, invalid=("",) * 10 + ("hot",) * 2)
+    assert verdict_on(found, "latency_p90", "<= 1.2 ms")[0] == "pass"
+
+
+def test_a_budget_whose_samples_are_gone_is_open(tmp_path: Path) -> None:
+    found = timed(tmp_path, (1.0,) * 12)
+    found.latency.samples[3].unlink()
+    verdict, evidence = verdict_on(found, "latency_p90", "<= 1.2 ms")
+    assert verdict == "inconclusive"
+    assert "raw samples" in evidence
+    assert verdict_on(found, "latency_median", "<= 1.2 ms")[0] == "pass"

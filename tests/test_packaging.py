@@ -60,6 +60,7 @@ def test_sdist_and_wheel_hold_the_linked_folders_as_real_files(distributions: Pa
         "kdedge/runtimes/worker.py",
         "kdedge/devices/local.py",
         "kdedge/devices/catalog/jetson-orin-nano-8gb.toml",
+        "kdedge/devices/browser/page/index.html",
         "kdedge/bundle/self_check.py",
     ):
         assert name in names, f"{name} is missing from the wheel"

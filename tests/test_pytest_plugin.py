@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from regression_world import make_world
@@ -16,73 +18,112 @@ from kdedge.regression.baselines import set_baseline
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
-_CALL = "latency_check({baseline!r}, {candidate!r}, on={on!r}, sizes=('batch=1',){more})"
+SUITE = """
+import pytest
+
+MODELS = ("before.onnx", "after.onnx")
+SIZES = {"sizes": ("batch=1",)}
+
+def test_same(latency_check):
+    assert latency_check(*MODELS, on="same", **SIZES).state == "equivalent"
+
+def test_slower(latency_check):
+    latency_check(*MODELS, on="slower", **SIZES)
+
+def test_wide_margin(latency_check):
+    latency_check(*MODELS, on="slower", margin="15%", time_budget="20s", **SIZES)
+
+def test_loud(latency_check):
+    latency_check(*MODELS, on="loud", **SIZES)
+
+def test_loud_must_not_be(latency_check):
+    latency_check(*MODELS, on="loud", inconclusive="fail", **SIZES)
+
+def test_loud_is_fine(latency_check):
+    assert latency_check(*MODELS, on="loud", inconclusive="pass", **SIZES).state == "inconclusive"
+
+def test_hot(latency_check):
+    latency_check(*MODELS, on="hot", **SIZES)
+
+def test_kept(latency_check):
+    latency_check("released", "after.onnx", on="slower", **SIZES)
+
+def test_absent(latency_check):
+    latency_check("before.onnx", "absent.onnx", on="same", **SIZES)
+"""
 
 
-@pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A folder of tests with two models and simulated devices."""
-    make_world(pytester.path, monkeypatch)
-    return pytester
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ElementTree.Element]:
+    """The suite above, run once as a process of its own: the test cases of its JUnit file by name."""
+    folder = tmp_path_factory.mktemp("suite")
+    with pytest.MonkeyPatch.context() as patch:
+        world = make_world(folder, patch)
+        variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    (folder / "test_suite.py").write_text(SUITE)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    kept = arms_of(world.before, Given(sizes=("batch=1",)), folder / "inputs")[WHOLE]
+    set_baseline("released", kept, "local", {}, folder / ".kdedge" / "baselines")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "kdedge.pytest_plugin", "-p", "no:cacheprovider", "--junit-xml=junit.xml"]
+    subprocess.run(command, cwd=folder, env=variables, capture_output=True, check=False)
+    return {str(case.get("name")): case for case in ElementTree.parse(folder / "junit.xml").getroot().iter("testcase")}
 
 
-def run(
-    suite: pytest.Pytester, on: str, *arguments: str, baseline: str = "before.onnx", candidate: str = "after.onnx", more: str = ""
-) -> pytest.RunResult:
-    call = _CALL.format(baseline=baseline, candidate=candidate, on=on, more=f", {more}" if more else "")
-    suite.makepyfile(f"def test_latency(latency_check):\n    report = {call}\n    print('state', report.state)\n")
-    return suite.runpytest_inprocess("-p", "kdedge.pytest_plugin", "-p", "no:cacheprovider", "-rA", *arguments)
+def outcome(case: ElementTree.Element) -> str:
+    return next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
 
 
-def test_what_is_not_slower_passes_and_gives_its_report(suite: pytest.Pytester) -> None:
-    result = run(suite, "same")
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["state equivalent"])
+def said(case: ElementTree.Element) -> str:
+    child = next(child for child in case if child.tag in ("failure", "error", "skipped"))
+    return f"{child.get('message')}\n{child.text}"
 
 
-def test_a_regression_fails_the_test_with_the_sentence_and_no_traceback(suite: pytest.Pytester) -> None:
-    result = run(suite, "slower")
+def test_what_is_not_slower_passes_and_gives_its_report(ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran["test_same"]) == "passed"
+    properties = [each.get("value") for each in ran["test_same"].iter("property")]
+    assert len(properties) == 1
+    assert str(properties[0]).startswith("equivalent: median is not slower by 3 %")
+
+
+@pytest.mark.parametrize("name", ["test_slower", "test_kept"])
+def test_a_regression_fails_the_test_with_the_sentence_and_no_traceback(name: str, ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran[name]) == "failure"
+    assert said(ran[name]).startswith("Failed: regressed: median is slower by more than 3 %: ")
+    assert "latency_check(" not in said(ran[name])
+
+
+def test_the_margin_is_the_users_own(ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran["test_wide_margin"]) == "passed"
+
+
+def test_what_cannot_be_told_is_skipped_unless_asked_otherwise(ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran["test_loud"]) == "skipped"
+    assert "inconclusive: median cannot be told from 3 %" in said(ran["test_loud"])
+    assert outcome(ran["test_loud_must_not_be"]) == "failure"
+    assert outcome(ran["test_loud_is_fine"]) == "passed"
+
+
+def test_an_invalid_check_is_an_error_and_no_regression(ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran["test_hot"]) == "failure"
+    assert "KdedgeError: " in said(ran["test_hot"])
+    assert "invalid: " in said(ran["test_hot"])
+    assert "the CPU throttled because of heat" in said(ran["test_hot"])
+    assert "regressed" not in said(ran["test_hot"])
+
+
+def test_what_is_missing_is_a_sentence_at_the_line_of_the_test(ran: dict[str, ElementTree.Element]) -> None:
+    told = said(ran["test_absent"])
+    assert "absent.onnx: there is no such file" in told
+    assert 'latency_check("before.onnx", "absent.onnx"' in told
+    assert "checking.py" not in told
+
+
+def test_the_ini_file_says_what_inconclusive_means(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nlatency_inconclusive = perhaps\n")
+    pytester.makepyfile("def test_latency(latency_check):\n    latency_check('before.onnx', 'after.onnx')\n")
+    result = pytester.runpytest_inprocess("-p", "kdedge.pytest_plugin", "-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["regressed: median is slower by more than 3 %*"])
-    assert "Traceback" not in result.stdout.str()
-    assert "run_check" not in result.stdout.str()
-
-
-def test_the_margin_is_the_users_own(suite: pytest.Pytester) -> None:
-    run(suite, "slower", more="margin='15%'").assert_outcomes(passed=1)
-
-
-def test_what_cannot_be_told_is_skipped_unless_asked_otherwise(suite: pytest.Pytester) -> None:
-    result = run(suite, "loud")
-    result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*inconclusive: median cannot be told from 3 %*"])
-    run(suite, "loud", more="inconclusive='fail'").assert_outcomes(failed=1)
-    run(suite, "loud", more="inconclusive='pass'").assert_outcomes(passed=1)
-    run(suite, "loud", "-o", "latency_inconclusive=fail").assert_outcomes(failed=1)
-    refused = run(suite, "loud", "-o", "latency_inconclusive=perhaps")
-    refused.assert_outcomes(failed=1)
-    refused.stdout.fnmatch_lines(["*latency_inconclusive = perhaps: it is one of skip, fail, pass*"])
-
-
-def test_an_invalid_check_is_an_error_and_no_regression(suite: pytest.Pytester) -> None:
-    result = run(suite, "hot")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*KdedgeError: invalid: *the CPU throttled because of heat*"])
-    assert "regressed" not in result.stdout.str()
-    assert "checking.py" not in result.stdout.str()
-
-
-def test_a_kept_baseline_goes_by_its_name(suite: pytest.Pytester) -> None:
-    kept = arms_of(suite.path / "before.onnx", Given(sizes=("batch=1",)), suite.path / "inputs")[WHOLE]
-    set_baseline("released", kept, "local", {}, suite.path / ".kdedge" / "baselines")
-    run(suite, "slower", baseline="released").assert_outcomes(failed=1)
-    run(suite, "same", baseline="released").assert_outcomes(passed=1)
-
-
-def test_a_missing_file_is_named(suite: pytest.Pytester) -> None:
-    result = run(suite, "same", candidate="absent.onnx")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*absent.onnx: there is no such file*"])
+    result.stdout.fnmatch_lines(["*latency_inconclusive = perhaps: it is one of skip, fail, pass*"])
 
 
 def test_unused_it_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -91,7 +132,7 @@ def test_unused_it_loads_nothing_heavy(tmp_path: Path) -> None:
         "code = pytest.main(['-p', 'kdedge.pytest_plugin', '-p', 'no:cacheprovider', '--help'])\n"
         "print('code', int(code), [name for name in ('numpy', 'onnx', 'torch', 'sqlalchemy', 'yaml', 'typer') if name in sys.modules])\n"
     )
-    variables = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PATH": "/usr/bin:/bin"}
+    variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=variables, check=True)
     assert ended.stdout.splitlines()[-1] == "code 0 []"
     assert "latency_inconclusive" in ended.stdout

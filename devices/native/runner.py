@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from kdedge.devices.lease import SECONDS as LEASE_SECONDS
 from kdedge.devices.lease import Lease
 from kdedge.devices.native import PROGRAMS, program
 from kdedge.devices.native.bench import Bench
+from kdedge.devices.setters import settings_on
 from kdedge.devices.transport import Transport
 from kdedge.errors import DeviceError
 from kdedge.runtimes import evidence
@@ -37,13 +38,15 @@ _DEFAULT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class NativeRunner:
-    """`name`: the device's. `programs`: name -> the program here, a file, or a folder with the program of that name and its libraries beside it."""
+    """`name`: the device's. `programs`: name -> the program here, a file, or a folder with the program of that name and its libraries beside it.
+    `wanted`: what is set for the time of a job (`setters.py`)."""
 
     name: str
     transport: Transport
     root: str
     programs: Mapping[str, Path]
     environment: Mapping[str, str]
+    wanted: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, job: Job, folder: Path, timeout: float, name: str) -> Result:
         """Do one job by the first supplied program that takes it; its samples, outputs and log lie in `folder` then.
@@ -59,7 +62,9 @@ class NativeRunner:
             lease = Lease(self.transport, self.root, self.name, math.ceil(timeout) + LEASE_SECONDS)
             lease.take(uuid.uuid4().hex)
             try:
-                return replace(self._run(chosen, job, folder, timeout), runtime=job.runtime)
+                # It undoes what a host that died left set as well.
+                with settings_on(self.transport, self.root, self.wanted):
+                    return replace(self._run(chosen, job, folder, timeout), runtime=job.runtime)
             finally:
                 with contextlib.suppress(DeviceError):  # of a lost device it ends by itself
                     lease.give_back()

@@ -83,7 +83,7 @@ def measure(original: Path, quantized: Path, feeds: Iterable[Feed], as_written: 
         ExportError: a file does not run, or an output has another number of axes than the original's, or is not finite where that is.
     """
     want_of, got_of = Runner(original), Runner(quantized, as_written)
-    gathered = {name: _Gathered(name) for name in want_of.outputs}
+    gathered = {name: Gathered(name) for name in want_of.outputs}
     for feed in feeds:
         wanted, found = want_of(feed), got_of(feed)
         for name, one in gathered.items():
@@ -92,8 +92,8 @@ def measure(original: Path, quantized: Path, feeds: Iterable[Feed], as_written: 
 
 
 @dataclass
-class _Gathered:
-    """What is kept of one output, call after call."""
+class Gathered:
+    """One output of two models, call after call: `add` what both gave, then `finish`."""
 
     name: str
     shape: tuple[int, ...] = ()
@@ -106,6 +106,11 @@ class _Gathered:
     numbers: bool = True
 
     def add(self, want: Any, got: Any) -> None:
+        """Take one call's output of the original and of the other.
+
+        Raises:
+            ExportError: it has another number of axes than the original's, or is not finite where that is.
+        """
         if not isinstance(want, np.ndarray) or want.dtype.kind not in "fiub":
             self.numbers = False  # a sequence, a map, strings: of the runtime's own operators
             return
@@ -129,6 +134,7 @@ class _Gathered:
             self.same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
 
     def finish(self) -> OutputDistance:
+        """The distance over all calls."""
         if not self.numbers or self.reshaped:
             return OutputDistance(self.name, self.shape, reshaped=self.reshaped)
         if self.elements:

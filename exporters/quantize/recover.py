@@ -24,7 +24,7 @@ from kdedge.exporters.quantize.layers import Lowered
 from kdedge.exporters.quantize.lower import lower
 from kdedge.exporters.quantize.probe import BATCH, fixed_batch
 from kdedge.exporters.quantize.ranges import EXACT, OBSERVERS, RangeTable, read_table, with_observer, write_table
-from kdedge.exporters.quantize.rewriting import load_for, with_normalization_folded
+from kdedge.exporters.quantize.rewriting import bias_for_added_channel, load_for, with_normalization_folded
 from kdedge.exporters.quantize.tensors import replace_tensors, write_tensors
 from kdedge.exporters.quantize.wiring import load
 from kdedge.intervals import FEWEST_FOR_BOOTSTRAP
@@ -75,8 +75,8 @@ def recover_graph(
 
     The order is fixed, whatever that of `settings.recover`: the normalisation of images, which goes into the weights; the observer; equalization,
     which changes the float weights and needs new ranges; adaptive rounding, which needs the ranges; bias correction, which takes what is left. One
-    half of the examples is learned from, the other judges: each step is kept only where that finds the outputs closer by more than the noise, so fewer
-    than 20 judges keep nothing.
+    half of the examples is learned from, the other judges: each step is kept only where that finds the outputs closer by more than the noise, so
+    fewer than 20 judges keep nothing.
     `folder`: where temporary files go.
 
     Raises:
@@ -170,7 +170,11 @@ class _Recovery:
 
     def _folded(self) -> tuple[_Candidate, str]:
         found = with_normalization_folded(self.path, self.best.table, self.learning[:1])
-        return (self.best, found) if isinstance(found, str) else (_Candidate(found), "the image itself is quantized")
+        if isinstance(found, str):
+            return self.best, found
+        folded = _Candidate(found)
+        lowered = Lowered(load(self._lowered(folded)), found)
+        return replace(folded, tensors=bias_for_added_channel(load_for(self.path, found), lowered)), "the image itself is quantized"
 
     def _closest(self) -> tuple[_Candidate, str]:
         """The observer of activations, then that of weights, whose integers come closest on the examples to learn from."""

@@ -12,14 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from kdedge.errors import ExportError
 from kdedge.exporters.equivalence import Feed, difference, run
 from kdedge.exporters.model_file import infer_shapes
 from kdedge.exporters.passes.apply import PASSES, TOLERANCE
 from kdedge.exporters.passes.fold_normalization import CENTRED, WIDENED, Normalization, find_normalization
+from kdedge.exporters.quantize.layers import Lowered
 from kdedge.exporters.quantize.ranges import EXACT, OBSERVERS, WEIGHT_OBSERVER, Activation, ActivationRange, RangeTable
 from kdedge.exporters.quantize.roles import analyse
 from kdedge.exporters.quantize.wiring import constant, load
+
+Float32 = npt.NDArray[np.float32]
 
 FOLD = "fold_normalization"
 
@@ -66,6 +72,23 @@ def with_normalization_folded(path: Path, table: RangeTable, feeds: Sequence[Fee
     if max(gaps, default=0.0) > TOLERANCE:
         return f"outputs differ by {max(gaps):.2g} of their scale (allowed {TOLERANCE:g})"
     return _table(found, new, table)
+
+
+def bias_for_added_channel(model: Any, lowered: Lowered) -> dict[str, Float32]:
+    """The bias, by name, that makes up for how a dialect rounds the weights of the channel that the folded normalisation adds to `model`.
+
+    That channel is the same number everywhere, so what its weights lack is a constant inside the image, where all taps count. Nothing where there is
+    no such channel, or no bias.
+    """
+    for layer in lowered.layers():
+        node = next(node for node in model.graph if node.name == layer.row.node)
+        widened = node.inputs[0].producer()
+        if not layer.bias or widened is None or not str(widened.name).endswith(WIDENED):
+            continue
+        value, exact, bias = (np.asarray(constant(held), np.float64) for held in (widened.inputs[2], node.inputs[1], node.inputs[2]))
+        lost = (exact[:, -1] - lowered.weight(layer)[:, -1]).sum(axis=(1, 2)) * value
+        return {str(layer.row.bias): (bias + lost).astype(np.float32)}
+    return {}
 
 
 def _objection(found: Normalization, table: RangeTable) -> str:

@@ -28,6 +28,7 @@ COMMANDS = (
     "verify",
     "gate",
     "check",
+    "compare",
     "baseline",
     "history",
     "recipe",

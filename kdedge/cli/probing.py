@@ -132,9 +132,9 @@ def simulate_here(scenario: str, launches: int, milliseconds: float, seed: int, 
     if as_json:
         print(json.dumps(drawn))
         return
-    for each in drawn:
-        figure = "no samples" if each["median_ms"] is None else f"{each['median_ms']:.4g} ms"
-        print(f"{each['clock_seconds']:9.1f} s  {each['fate']:<12} {figure:<12} {each['invalid']}".rstrip())
+    for row in drawn:
+        figure = "no samples" if row["median_ms"] is None else f"{row['median_ms']:.4g} ms"
+        print(f"{row['clock_seconds']:9.1f} s  {row['fate']:<12} {figure:<12} {row['invalid']}".rstrip())
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

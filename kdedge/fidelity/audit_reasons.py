@@ -33,7 +33,7 @@ def _onnxruntime(node: AskedNode, options: Mapping[str, Any], machines: Collecti
         return f"a {node.between} stands between it and its quantization, and no zero point absorbs it"
     if node.operator == "Conv" and node.result not in ("int8", "uint8"):
         return "its output is not quantized"
-    if node.activation == "int8" and not options.get("qdq_int8_allowed") and "aarch64" not in machines:
+    if node.activation == "int8" and not options.get("qdq_int8_allowed") and not {"aarch64", "emulated-aarch64"} & set(machines):
         return "its activations are signed, which this CPU's kernels take only where they can be turned to unsigned"
     return ""
 

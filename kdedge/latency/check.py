@@ -198,9 +198,12 @@ class _Course:
         found = []
         short = replace(_brief(self.settings), min_seconds=0.0, min_iterations=1, max_seconds=2.0)
         for arm in ("A", "B"):
-            begun = time.monotonic()
-            launch = self._launch(arm, short)
-            if launch.result.status != "ok":
+            for _ in range(FAILURES_IN_A_ROW):  # a connection may be lost, here as later
+                begun = time.monotonic()
+                launch = self._launch(arm, short)
+                if launch.result.status == "ok":
+                    break
+            else:
                 raise MeasurementError(f"{_SIDES[arm]} {self.arms[arm].name} cannot be launched: {launch.result.reason}")
             found.append((launch, time.monotonic() - begun))
         return tuple(found)
@@ -271,7 +274,7 @@ def _record(arm: Arm, side: str, pair: int, launch: Launch, timed: Timed) -> Lau
         pair=pair,
         p90_ms=timed.p90_ms,
         invalid="; ".join(timed.problems),
-        evidence=launch.result.evidence,
+        evidence={**launch.result.evidence, **({"loop": launch.result.facts["loop"]} if "loop" in launch.result.facts else {})},
         samples=np.rint(launch.samples_ms * 1e6).astype(np.int64),
     )
 

@@ -13,7 +13,7 @@ from kdedge.errors import MeasurementError
 from kdedge.latency.percentiles import nearest_rank
 from kdedge.latency.signed_rank import log_ratios
 from kdedge.latency.summary import Launch
-from kdedge.latency.validity import CONCERNS, concerns
+from kdedge.latency.validity import CONCERNS, drops_pair
 
 Float64 = npt.NDArray[np.float64]
 Order = Literal["AB", "BA"]
@@ -91,12 +91,11 @@ def timed(samples_ms: npt.ArrayLike, problems: Sequence[str] = ()) -> Timed:
 
 
 def timed_launch(launch: Launch) -> Timed:
-    """A launch as one side of a pair. One that failed, or whose evidence makes it invalid (`kdedge.latency.validity`), has a problem."""
+    """A launch as one side of a pair. One that failed, or that must not count by its evidence (`kdedge.latency.validity`), has a problem."""
     if launch.result.status != "ok":
         return failed(launch.result.reason or launch.result.status)
     # Without the figure in brackets, so that launches of one kind are counted together.
-    kinds = [kind for kind in concerns(launch.result) if CONCERNS[kind].invalidates]
-    return timed(launch.samples_ms, [CONCERNS[kind].sentence.partition(" (")[0] for kind in kinds])
+    return timed(launch.samples_ms, [CONCERNS[kind].sentence.partition(" (")[0] for kind in drops_pair(launch.result)])
 
 
 def failed(problem: str) -> Timed:

@@ -14,16 +14,25 @@ _STOLEN_SHARE = 0.01
 _STOPPED_SHARE = 0.05
 _CLOCK_FALL = 0.10
 _FREE_SHARE = 0.05
+_WAITED_SHARE = 0.05
+_ACTIVE_SHARE = 0.05
+_LOADED_SHARE = 0.10
+_INTERRUPTED_A_SECOND = 100
+_PRESSURE_SHARE = 0.10
 _MODERATE = android.THERMAL_STATUS.index("moderate")
 
 
 @dataclass(frozen=True)
 class Concern:
-    """A kind of concern: how a person reads it (the number is how bad), whether it makes a launch invalid, and why it does or does not."""
+    """A kind of concern: how a person reads it (the number is how bad), whether it makes a launch invalid, and why it does or does not.
+
+    `drops_pair`: a check, which can run the pair again, does not count such a launch either; a profile keeps it and says so.
+    """
 
     sentence: str
     invalidates: bool
     why: str
+    drops_pair: bool = False
 
 
 CONCERNS: dict[str, Concern] = {
@@ -51,6 +60,34 @@ CONCERNS: dict[str, Concern] = {
     "clock": Concern("the CPU clock fell (by up to {:.0f} %)", False, "two moments are compared: an idle core may have slowed down after the loop"),
     "gpu_clock": Concern("the GPU clock fell (by up to {:.0f} %)", False, "two moments are compared: an idle GPU slows down at once"),
     "busy": Concern("other work kept the machine busy (load average up to {:.1f} for each core)", False, "it ran before, and perhaps not meanwhile"),
+    "shared": Concern(
+        "the loop waited while others had its core (up to {:.0f} % of the time)",
+        False,
+        "each thread's own count: above 5 % an iteration can be longer by more than the usual margin",
+        drops_pair=True,
+    ),
+    "migrated": Concern(
+        "the loop moved to a core of another kind ({:.0f} threads)", False, "half of its iterations may be of the other kind's speed", drops_pair=True
+    ),
+    "moved": Concern(
+        "the loop changed cores on a machine with several kinds of them ({:.0f} times)",
+        False,
+        "where it began and ended are of one kind; between is not seen",
+    ),
+    "crowded": Concern(
+        "the launch has more busy threads than cores, which waited for one another (up to {:.0f} % of the time)",
+        False,
+        "its own settings did this, to each launch alike",
+    ),
+    "loaded": Concern(
+        "others used {:.1f} of the cores while iterations were timed",
+        False,
+        "a free core was left where no thread waited; caches and clocks are shared",
+    ),
+    "interrupted": Concern(
+        "the loop was interrupted often (up to {:.0f} times a second)", False, "how long it then waited says `shared`, where the kernel counts it"
+    ),
+    "pressure": Concern("tasks waited for a core (up to {:.0f} % of the time)", False, "of the whole machine: they need not be the launch's"),
     "memory": Concern("less than {:.0f} % of the memory was free", False, "there may have been enough all the same"),
 }
 
@@ -80,12 +117,19 @@ def concerns(result: Result) -> dict[str, float]:
     free, total = after.get("memory_available_bytes"), after.get("memory_total_bytes")
     if free is not None and total and free < _FREE_SHARE * total:
         found["memory"] = 100 * _FREE_SHARE
-    return found | _over_current(before, after) | _firmware(before, after) | _thermal_status(before, after)
+    return (
+        found | _contention(result.facts.get("loop") or {}) | _over_current(before, after) | _firmware(before, after) | _thermal_status(before, after)
+    )
 
 
 def invalid_because(result: Result) -> str:
     """Why a launch does not count, in a sentence; "" where it counts."""
     return "; ".join(CONCERNS[kind].sentence.format(worst) for kind, worst in concerns(result).items() if CONCERNS[kind].invalidates)
+
+
+def drops_pair(result: Result) -> tuple[str, ...]:
+    """The kinds of concern for which a check does not count a launch: all that make it invalid, and what another try may be spared."""
+    return tuple(kind for kind in concerns(result) if CONCERNS[kind].invalidates or CONCERNS[kind].drops_pair)
 
 
 def invalid_together(launches: Sequence[Result]) -> str:
@@ -112,6 +156,59 @@ def _quota(before: Mapping[str, Any], after: Mapping[str, Any], loop_seconds: fl
         return {}
     share = stopped_ms / 1000 / loop_seconds if loop_seconds > 0 else 0.0
     return {"quota_stop": 100 * share} if share > _STOPPED_SHARE else {"quota": stopped_ms}
+
+
+def _contention(loop: Mapping[str, Any]) -> dict[str, float]:
+    """From what was counted right before and right after the timed iterations (`kdedge.runtimes.contention`)."""
+    seconds = float(loop.get("seconds") or 0.0)
+    before, after = loop.get("before") or {}, loop.get("after") or {}
+    if seconds <= 0:
+        return {}
+    found = _waits(before, after, loop.get("cores"), seconds) | _moves(before, after, loop.get("core_kinds") or {}, seconds)
+    if "busy_ms" in before and "own_ms" in before and loop.get("cores"):
+        others = (_growth(before, after, "busy_ms") - _growth(before, after, "own_ms")) / 1000 / seconds
+        if others > _LOADED_SHARE * loop["cores"]:
+            found["loaded"] = others
+    taken_away = _growth(before.get("switches") or {}, after.get("switches") or {}, "involuntary") / seconds
+    if taken_away > _INTERRUPTED_A_SECOND:
+        found["interrupted"] = taken_away
+    pressure = _growth(before, after, "pressure_us") / 1e6 / seconds
+    if pressure > _PRESSURE_SHARE:
+        found["pressure"] = 100 * pressure
+    return found
+
+
+def _waits(before: Mapping[str, Any], after: Mapping[str, Any], cores: int | None, seconds: float) -> dict[str, float]:
+    """How long the thread that waited most was ready and did not run. Where there are more busy threads than cores that is their own doing."""
+    active = _active(before, after, seconds)
+    waited = max((each["waited_ns"] for each in active.values()), default=0) / 1e9 / seconds
+    if waited <= _WAITED_SHARE:
+        return {}
+    return {"crowded" if cores and len(active) > cores else "shared": 100 * waited}
+
+
+def _moves(before: Mapping[str, Any], after: Mapping[str, Any], kinds: Mapping[str, str], seconds: float) -> dict[str, float]:
+    """Threads that end on another kind of core. Among cores of one kind a move costs microseconds, once."""
+    first: Mapping[str, Any] = before.get("threads") or {}
+    ends = [(first[name].get("core"), each.get("core")) for name, each in _active(before, after, seconds).items()]
+    known = [(kinds.get(str(begin)), kinds.get(str(end))) for begin, end in ends]
+    moved = sum(begin is not None and end is not None and begin != end for begin, end in known)
+    if moved:
+        return {"migrated": float(moved)}
+    times = _growth(before, after, "migrations")
+    return {"moved": times} if len(set(kinds.values())) > 1 and times > 0 else {}
+
+
+def _active(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> dict[str, dict[str, Any]]:
+    """Threads that wanted a core for a share of the loop: what their counters grew by, and the core that they ended on."""
+    first: Mapping[str, Any] = before.get("threads") or {}
+    found = {}
+    for name, thread in (after.get("threads") or {}).items():
+        if name in first:
+            ran, waited = thread["ran_ns"] - first[name]["ran_ns"], thread["waited_ns"] - first[name]["waited_ns"]
+            if (ran + waited) / 1e9 > _ACTIVE_SHARE * seconds:
+                found[name] = {"waited_ns": waited, "core": thread.get("core")}
+    return found
 
 
 def _over_current(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:

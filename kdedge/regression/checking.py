@@ -33,11 +33,12 @@ REMEMBERED = 20
 
 @dataclass(frozen=True)
 class CheckedCell:
-    """One artifact on one device. `key`: TARGET/PRECISION, "" where there is only one; `again`: the independent repeat of a flagged cell;
-    `adjusted_p`: Holm's, over all cells."""
+    """One artifact on one device. `key`: TARGET/PRECISION, "" where there is only one; `kind`: of the device, `simulated` where times are invented;
+    `again`: the independent repeat of a flagged cell; `adjusted_p`: Holm's, over all cells."""
 
     key: str
     device: str
+    kind: str
     environment: Mapping[str, str]
     first: Checked
     again: Checked | None
@@ -55,6 +56,7 @@ class CheckedCell:
         return {
             "key": self.key,
             "device": self.device,
+            "kind": self.kind,
             "environment": dict(self.environment),
             "state": self.state,
             "adjusted_p": self.adjusted_p,
@@ -163,7 +165,8 @@ def _judged(
                 again = _one(opened[name], before[key], after[key], repeat, folder / f"again-{number}", history, told, "")
                 state = _as_state(confirmed(state, again.verdict.state))
                 notes.append(f"flagged, and measured again: {again.verdict.state}")
-        cells.append(CheckedCell(key, name, opened[name].identity.fingerprint, found, again, state, p, tuple(notes)))
+        identity = opened[name].identity
+        cells.append(CheckedCell(key, name, identity.kind, identity.fingerprint, found, again, state, p, tuple(notes)))
     return tuple(cells)
 
 

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from kdedge.latency.verdicts import CheckVerdict, State
 from kdedge.regression.checking import CheckedCell, CheckReport
-from kdedge.regression.wording import counts_of, notes_of, reason_of, title_of, title_of_report
+from kdedge.regression.wording import CERTAIN, counts_of, notes_of, reason_of, title_of, title_of_report
 
 OUTCOMES: dict[State, str] = {"regressed": "failure", "invalid": "error", "inconclusive": "skipped"}
 """State -> the element that says so; a state without one has passed."""
@@ -63,7 +63,7 @@ def _figures(verdict: CheckVerdict) -> Iterator[tuple[str, str]]:
     yield "margin", f"{verdict.rule.margin:g}"
     yield "pairs", str(len(verdict.counted))
     for name, value in (("noise", verdict.noise), ("detectable_before", verdict.detectable_before), ("detectable_after", verdict.detectable_after)):
-        if value is not None:
+        if value is not None and value < CERTAIN:
             yield name, f"{value:.6g}"
     for test in verdict.tests:
         yield f"{test.metric}.effect_percent", f"{test.effect.value:.6g}"

@@ -43,7 +43,8 @@ def counts_of(report: CheckReport) -> dict[State, int]:
 
 def notes_of(cell: CheckedCell) -> tuple[str, ...]:
     """What else is to be known, each once."""
-    return tuple(dict.fromkeys((*cell.notes, *cell.decisive.verdict.notes)))
+    made_up = ("the device is simulated: its times are made up",) if cell.kind == "simulated" else ()
+    return tuple(dict.fromkeys((*made_up, *cell.notes, *cell.decisive.verdict.notes)))
 
 
 def first_test(cell: CheckedCell) -> MetricTest | None:

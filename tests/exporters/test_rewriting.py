@@ -23,10 +23,11 @@ from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.dialects.validate import validate
 from kdedge.exporters.quantize.aware import learn
 from kdedge.exporters.quantize.fake_quantize import FakeQuantized, write_lowered
+from kdedge.exporters.quantize.layers import Lowered, stream
 from kdedge.exporters.quantize.lower import lower
 from kdedge.exporters.quantize.ranges import EXACT, RangeTable, read_table, with_observer, write_table
 from kdedge.exporters.quantize.recover import batches_of, recover_graph
-from kdedge.exporters.quantize.rewriting import load_for, with_normalization_folded
+from kdedge.exporters.quantize.rewriting import bias_for_added_channel, load_for, with_normalization_folded
 from kdedge.exporters.quantize.wiring import load
 from kdedge.recipe import AwareSection, QuantizeSection
 
@@ -133,7 +134,9 @@ def test_all_of_recovery_works_on_the_folded_graph(path: Path) -> None:
     row = found.table.activation_ranges()[IMAGE]
     assert row.affine == pytest.approx((-128 / 255, 127 / 255))  # whichever steps came after
     out = write_lowered(path, found.table, OPENVINO, found.weights or {}, path.parent)
-    assert codes_of_the_image(out) == (pytest.approx(1 / 255), 128)
+    scale, zero = codes_of_the_image(out)
+    assert scale == pytest.approx(1 / 255)
+    assert zero == 128
 
 
 @pytest.mark.parametrize(
@@ -199,3 +202,21 @@ def test_training_learns_every_range_but_that_of_the_image(path: Path) -> None:
     learned = found.table.activation_ranges()
     assert learned[IMAGE].affine == table.activation_ranges()[IMAGE].affine
     assert learned["stem_relu"].affine != table.activation_ranges()["stem_relu"].affine
+
+
+def test_the_bias_makes_up_for_the_rounded_weights_of_the_added_channel(path: Path) -> None:
+    """Inside a grey image the stem then computes what the float one does, to the rounding of its other weights, which are codes."""
+    net = photographed(path, mean=(0.4, 0.6, 0.4))
+    inputs = photos(40)
+    table = folded_table(net, inputs, "minmax")
+    model = load_for(net, table)
+    plain = load(write_lowered(net, table, OPENVINO, {}, net.parent))
+    bias = bias_for_added_channel(model, Lowered(plain, table))
+    assert list(bias) == ["stem.bias"]
+    mended = load(write_lowered(net, table, OPENVINO, bias, net.parent))
+    grey = {"image": np.full((1, 3, 16, 16), np.float32(100 / 255))}
+    wanted, *found = (next(stream(graph, ["stem"], [grey]))[0][..., 8, 8] for graph in (model, plain, mended))
+    gaps = [float(np.abs(values - wanted).max()) for values in found]
+    assert gaps[1] < 1e-4
+    assert gaps[0] > 30 * gaps[1]
+    assert bias_for_added_channel(load(net), Lowered(load(lowered(net, OPENVINO, calibrated(net, inputs))[0]), table)) == {}

@@ -12,7 +12,7 @@ import pytest
 from check_world import arm, model_files, simulated
 
 from kdedge.devices.device import Device
-from kdedge.errors import DeviceGone, MeasurementError
+from kdedge.errors import DeviceGone, Disconnected, MeasurementError
 from kdedge.latency.check import Checked, CheckSettings, check
 from kdedge.runtimes.job import LaunchRule
 
@@ -135,6 +135,38 @@ def test_a_candidate_that_never_starts_is_named(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with pytest.raises(MeasurementError, match="the baseline before cannot be launched: signal 9"):
         check(device, arm(before, tmp_path / "a"), arm(after, tmp_path / "b"), SETTINGS, tmp_path / "work")
+
+
+class Flaky:
+    """A device whose first connections are lost."""
+
+    def __init__(self, inner: Device, lost: int) -> None:
+        self.inner, self.left, self.runs = inner, lost, 0
+
+    def run(self, *arguments: Any) -> Any:
+        self.runs += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise Disconnected("the cable is out")
+        assert self.inner.runner is not None
+        return self.inner.runner.run(*arguments)
+
+
+def test_a_connection_that_is_lost_before_the_first_pair_is_tried_again(tmp_path: Path) -> None:
+    before, after = model_files(tmp_path / "models")
+    sides = arm(before, tmp_path / "a"), arm(after, tmp_path / "b")
+    for lost, works in ((2, True), (3, False)):
+        device = simulated("quiet", before, after, 0.0)
+        flaky = Flaky(device, lost)
+        work = tmp_path / f"work-{lost}"
+        work.mkdir()
+        if works:
+            found = check(replace(device, runner=flaky), *sides, SETTINGS, work)
+            assert found.verdict.state == "equivalent"
+            assert flaky.runs == lost + 2 + len(found.launches)
+        else:
+            with pytest.raises(MeasurementError, match="the baseline before cannot be launched: the cable is out"):
+                check(replace(device, runner=flaky), *sides, SETTINGS, work)
 
 
 def test_what_is_known_of_the_noise_says_beforehand_what_can_be_found(tmp_path: Path) -> None:

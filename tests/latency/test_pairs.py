@@ -85,3 +85,7 @@ def test_a_launch_that_throttled_or_failed_has_a_problem() -> None:
     assert found.problems == ("the CPU throttled because of heat",)  # without its figure, so that causes are counted together
     assert timed_launch(Launch(np.ones(64), Result("ok"))).problems == ()
     assert timed_launch(Launch(np.empty(0), Result("failed", "signal 11"))) == failed("signal 11")
+    waits = [{"threads": {"7": {"ran_ns": ran, "waited_ns": waited}}} for ran, waited in ((0, 0), (600_000_000, 400_000_000))]
+    loop = {"seconds": 1.0, "cores": 2, "before": waits[0], "after": waits[1]}
+    found = timed_launch(Launch(np.ones(64), Result("ok", facts={"loop": loop})))
+    assert found.problems == ("the loop waited while others had its core",)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kdedge.latency.validity import CONCERNS, concerns, describe, invalid_because, invalid_together
+from kdedge.latency.validity import CONCERNS, concerns, describe, drops_pair, invalid_because, invalid_together
 from kdedge.runtimes.job import Result
 
 QUIET: dict[str, Any] = {
@@ -104,3 +104,94 @@ def test_of_invalid_launches_only_what_made_them_so_is_said_and_the_worst_once()
     launches = [result(after={"throttle_events": 8, "steal_ticks": 60}), result(after={"throttle_events": 12})]
     assert invalid_together(launches) == "the CPU throttled because of heat (up to 5 events)"
     assert len(describe(launches)) == 2
+
+
+# ---- who else had the processors -------------------------------------------------------------------------------------------
+
+
+def looped(
+    waited: tuple[float, ...] = (0.0,), *, ran: float = 1.0, others: float = 0.0, cores: int = 2, ends: tuple[int, int] = (0, 0), **facts: Any
+) -> Result:
+    """A loop of 2 s. `waited`: of each thread, a share of it, while it ran for `ran` of it; `others`: cores that other processes used; `ends`: the
+    cores that all threads began and ended on."""
+    seconds = 2.0
+    before = {
+        "busy_ms": 7000.0,
+        "own_ms": 500.0,
+        "switches": {"voluntary": 5, "involuntary": 9},
+        "threads": {str(10 + number): {"ran_ns": 3_000, "waited_ns": 8_000, "core": ends[0]} for number in range(len(waited))},
+    }
+    own = 1000 * seconds * ran * len(waited)
+    after = {
+        "busy_ms": 7000.0 + own + 1000 * seconds * others,
+        "own_ms": 500.0 + own,
+        "switches": {"voluntary": 5, "involuntary": 9 + facts.pop("taken_away", 0)},
+        "threads": {
+            str(10 + number): {"ran_ns": 3_000 + int(ran * seconds * 1e9), "waited_ns": 8_000 + int(share * seconds * 1e9), "core": ends[1]}
+            for number, share in enumerate(waited)
+        },
+    }
+    for name in ("migrations", "pressure_us"):
+        if name in facts:
+            before[name], after[name] = 100, 100 + facts.pop(name)
+    return Result("ok", facts={"loop": {"seconds": seconds, "cores": cores, "before": before, "after": after, **facts}})
+
+
+TWO_KINDS = {"0": "capacity 1024", "1": "capacity 1024", "2": "capacity 400", "3": "capacity 400"}
+
+
+@pytest.mark.parametrize(
+    ("launch", "expected", "counts"),
+    [
+        (looped(), {}, True),
+        (looped(others=0.15), {}, True),  # 7.5 % of two cores: what a system does by itself
+        (looped(others=1.0), {"loaded": 1.0}, True),  # the other core is busy; none waited
+        (looped((0.04,)), {}, True),
+        (looped((0.5,), ran=0.5, others=1.5), {"shared": 50.0, "loaded": 1.5}, False),
+        (looped((0.01, 0.06), others=0.2), {"shared": 6.0}, False),  # the thread that waited most holds the others up
+        (looped((0.5, 0.4, 0.5), ran=0.5), {"crowded": 50.0}, True),  # three busy threads on two cores: nobody else
+        (looped((0.3,), ran=0.7, cores=1), {"shared": 30.0}, False),
+        (looped(taken_away=100), {}, True),
+        (looped(taken_away=500), {"interrupted": 250.0}, True),
+        (looped(pressure_us=1_000_000), {"pressure": 50.0}, True),
+        (looped(pressure_us=100_000), {}, True),
+        (looped(ends=(0, 1)), {}, True),  # alike, or nobody says otherwise
+        (looped(ends=(0, 1), core_kinds=TWO_KINDS), {}, True),
+        (looped(ends=(0, 2), core_kinds=TWO_KINDS), {"migrated": 1.0}, False),
+        (looped((0.0, 0.0), ends=(3, 1), core_kinds=TWO_KINDS), {"migrated": 2.0}, False),
+        (looped(ends=(0, 7), core_kinds=TWO_KINDS), {}, True),  # of core 7 nothing is known
+        (looped(ends=(0, 0), migrations=3, core_kinds=TWO_KINDS), {"moved": 3.0}, True),
+        (looped(migrations=3), {}, True),
+    ],
+)
+def test_a_loop_that_shared_its_core_drops_its_pair_and_a_busy_neighbour_does_not(launch: Result, expected: dict[str, float], counts: bool) -> None:
+    assert concerns(launch) == pytest.approx(expected)
+    assert (drops_pair(launch) == ()) == counts
+    assert invalid_because(launch) == ""  # a profile keeps such a launch, with a note
+
+
+def test_a_thread_that_hardly_ran_says_nothing_and_neither_does_one_that_came_or_went() -> None:
+    launch = looped((0.02,), ran=0.01, ends=(0, 2), core_kinds=TWO_KINDS)
+    assert concerns(launch) == {}
+    loop = looped((0.5,), ran=0.5).facts["loop"]
+    for side in ("before", "after"):
+        assert concerns(Result("ok", facts={"loop": {**loop, side: {**loop[side], "threads": {}}}})) == {}
+
+
+def test_what_a_sandbox_hides_is_no_concern() -> None:
+    whole = looped((0.5,), ran=0.5, others=1.5, taken_away=500, pressure_us=1_000_000, migrations=1, core_kinds=TWO_KINDS).facts["loop"]
+    assert set(concerns(Result("ok", facts={"loop": whole}))) == {"shared", "loaded", "interrupted", "pressure", "moved"}
+    for hidden in (
+        {"seconds": 2.0},
+        {"seconds": 2.0, "before": {}, "after": {}},
+        {**whole, "before": {}},
+        {**whole, "after": {}},
+        {**whole, "seconds": 0},
+        {},
+    ):
+        assert concerns(Result("ok", facts={"loop": hidden})) == {}
+
+
+def test_what_invalidates_a_launch_drops_its_pair_too() -> None:
+    assert drops_pair(result(after={"throttle_events": 9})) == ("throttled",)
+    assert drops_pair(Result("ok", facts=looped((0.5,)).facts, evidence=result(after={"throttle_events": 9}).evidence)) == ("throttled", "shared")

@@ -78,10 +78,11 @@ def test_first_inference_warm_up_and_samples_are_kept_apart(monkeypatch: pytest.
 
     session: Any = Session("double")
     rule = LaunchRule(warmup_seconds=0.0, warmup_iterations=3, min_seconds=0.0, min_iterations=5, max_seconds=1.0)
-    first, warmup, samples = launch.time_session(session, {"image": np.zeros((1, 1), np.float32)}, rule)
+    first, warmup, samples, loop = launch.time_session(session, {"image": np.zeros((1, 1), np.float32)}, rule)
     assert first == 8_000_000
     assert warmup.tolist() == [1_000_000] * 3
     assert samples.tolist() == [1_000_000] * 5
+    assert loop["seconds"] == pytest.approx(5e-3)  # of the timed iterations alone
 
 
 def test_a_launch_times_one_full_batch_of_the_first_bucket(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const never = new Promise(() => {});
 
 class Ended extends Error {}
+class Replaced extends Ended { constructor() { super("this page is open in another tab"); } }
 
 async function api(path, body = {}) {
   const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "X-Load": load }, body: JSON.stringify(body) });
   if (answer.ok) return answer.json();
-  if (answer.status === 409) throw new Ended("this page is open in another tab");
+  if (answer.status === 409) throw new Replaced();
   if (answer.status === 404) throw new Ended("kdedge was started anew: open the address that it shows now");
   throw Object.assign(new Error(`HTTP ${answer.status}`), { status: answer.status });
 }
@@ -141,17 +142,21 @@ async function keepAwake() {
 
 // One job. Resolves to what the worker says, or null where the job is not this page's any more.
 function inWorker(job, say) {
-  return new Promise((done) => {
+  return new Promise((done, fail) => {
     const worker = new Worker("worker.js", { type: "module" });
     let note = "starting", beaten = 0;
     const finish = (result) => { clearInterval(timer); worker.terminate(); done(result); };
     const beat = () => {
       beaten = performance.now();
-      say(note).catch((error) => { if (error.status === 410 || error instanceof Ended) finish(null); });
+      say(note).catch((error) => {
+        if (error instanceof Ended) { fail(error); finish(null); }
+        if (error.status === 410) finish(null);
+      });
     };
     const timer = setInterval(beat, BEAT_MS);
     worker.onmessage = ({ data }) => {
       if ("result" in data) return finish(data.result);
+      if (data.replaced) fail(new Replaced());
       if (data.lost) return finish(null);
       note = data.note;
       show("running", "busy", undefined, note, data.part);
@@ -195,6 +200,7 @@ async function main() {
   showDone();
   await keepAwake();
   const facts = await gatherFacts();
+  let heard = false;  // whether the server took this load for the page's latest
   for (;;) {
     try {
       const { name, version } = await api("hello", facts);
@@ -202,11 +208,14 @@ async function main() {
       for (;;) {
         show(document.hidden ? "hidden" : "ready", "ready", "Waiting for a job", "Jobs come from the computer that showed you this address.");
         const { job } = await api("next");
+        heard = true;
         if (!job) continue;
         await perform(job).catch((error) => { if (error.status !== 410) throw error; });
         await renew();
       }
     } catch (error) {
+      // The hello of a load that was cut short may come in after this one's: said once more, it is the latest again.
+      if (error instanceof Replaced && !heard) { heard = true; await pause(RETRY_MS); continue; }
       if (error instanceof Ended) { show("ended", "bad", "This page has ended", error.message); return; }
       show("offline", "bad", "kdedge does not answer", "It is tried again every two seconds.");
       await pause(RETRY_MS);

@@ -216,7 +216,7 @@ onmessage = async ({ data: job }) => {
   try {
     postMessage({ result: await perform(job) });
   } catch (error) {
-    if (error.status === 409 || error.status === 410 || error instanceof TypeError && /fetch/i.test(error.message)) { postMessage({ lost: true }); return; }
+    if (error.status === 409 || error.status === 410 || error instanceof TypeError && /fetch/i.test(error.message)) { postMessage({ lost: true, replaced: error.status === 409 }); return; }
     postMessage({ result: { status: error instanceof NotHere ? "not-run" : "failed", reason: String(error?.message ?? error).split("\n")[0] } });
   }
 };

@@ -1,0 +1,136 @@
+"""`kdedge check` from its words to its exit code: every state, every way to ask for something wrong, files for CI, baselines and history."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from command_line import Program
+from regression_world import World, make_world, model
+
+# Launches of made-up times cost nothing, so that the usual ones are taken.
+BOTH = ("before.onnx", "after.onnx", "--size", "batch=1")
+
+
+@pytest.fixture
+def world(kdedge: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The folder in which `kdedge` runs."""
+    return make_world(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("device", "code", "says"),
+    [
+        ("same", 0, "equivalent on same: median is not slower by 3 %"),
+        ("slower", 1, "regressed on slower: median is slower by more than 3 %"),
+        ("loud", 3, "inconclusive on loud: median cannot be told from 3 %"),
+        ("hot", 4, "the CPU throttled because of heat"),
+    ],
+)
+def test_the_exit_code_is_the_verdict(device: str, code: int, says: str, kdedge: Program, world: World) -> None:
+    ended = kdedge("check", *BOTH, "--on", device, "--history", "none")
+    assert ended.code == code
+    assert says in ended.out
+    assert "Traceback" not in ended.err
+
+
+def test_what_became_faster_passes(kdedge: Program, world: World) -> None:
+    ended = kdedge("check", "after.onnx", "before.onnx", "--size", "batch=1", "--on", "slower", "--history", "none")
+    assert ended.code == 0
+    assert ended.out.startswith("improved on slower")
+
+
+def test_throttling_is_no_regression_even_where_the_candidate_is_slower(kdedge: Program, world: World) -> None:
+    (world.folder / "devices.yaml").write_text("hot: {transport: 'simulated:throttle', set: {milliseconds: 2.0, throttle_at: 0.0}}")
+    ended = kdedge("check", *BOTH, "--on", "hot", "--history", "none", "--json", "--quiet")
+    assert ended.code == 4
+    assert json.loads(ended.out)["state"] == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((*BOTH, "--margin", "fast"), "--margin fast: a share such as 3% or 0.03"),
+        ((*BOTH, "--margin", "0%"), "--margin 0%"),
+        ((*BOTH, "--alpha", "0.7"), "--alpha 0.7: it lies between 0 and 0.5"),
+        ((*BOTH, "--pairs", "7"), "--pairs 7: an even number"),
+        ((*BOTH, "--pairs", "4"), "4 pairs"),
+        ((*BOTH, "--looks", "0"), "--looks 0: at least 1"),
+        ((*BOTH, "--time-budget", "soon"), "--time-budget soon: a time such as 60s"),
+        ((*BOTH, "--on", "nowhere:x"), "nowhere"),
+        (("before.onnx", "absent.onnx"), "absent.onnx: there is no such file, bundle or folder of a run, and no baseline of this name"),
+        (("released", "after.onnx"), "released: there is no such file"),
+        (("before.onnx", "wide.onnx", "--size", "batch=1"), "input `x`"),
+        (("before.onnx", "after.onnx"), "batch"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_exit_code_2(arguments: tuple[str, ...], says: str, kdedge: Program, world: World) -> None:
+    model(world.folder / "wide.onnx", 1.0, width=5)
+    ended = kdedge("check", "--history", "none", *(("--on", "same") if "--on" not in arguments else ()), *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_other_options_are_refused_as_invalid_unless_allowed(kdedge: Program, world: World) -> None:
+    assert kdedge("baseline", "set", "released", "before.onnx", "--size", "batch=1", "--on", "same").code == 0
+    record = world.folder / ".kdedge" / "baselines" / "released" / "baseline.json"
+    changed = json.loads(record.read_text())
+    changed["options"]["threads"] = 2
+    record.write_text(json.dumps(changed))
+    refused = kdedge("check", "released", "after.onnx", "--size", "batch=1", "--on", "same", "--history", "none")
+    assert refused.code == 4
+    assert "option threads: 2 and 1" in refused.out
+    allowed = kdedge("check", "released", "after.onnx", "--size", "batch=1", "--on", "same", "--history", "none", "--allow-env-mismatch")
+    assert allowed.code == 0
+    assert "which was allowed" in allowed.out
+
+
+def test_files_for_ci_agree_with_the_json(kdedge: Program, world: World) -> None:
+    files = ("--junit", "out/junit.xml", "--markdown", "out/summary.md", "--html", "out/check.html")
+    ended = kdedge("check", *BOTH, "--on", "slower", "--history", "none", "--json", "--quiet", *files)
+    told = json.loads(ended.out)
+    assert (told["schema"], told["state"], told["exit_code"], ended.code) == (1, "regressed", 1, 1)
+    assert [test["metric"] for test in told["cells"][0]["first"]["metrics"]] == ["latency_median", "latency_p90"]
+    suite = ElementTree.parse(world.folder / "out" / "junit.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("1", "0", "0")
+    assert "## kdedge check: regressed" in (world.folder / "out" / "summary.md").read_text()
+    page = (world.folder / "out" / "check.html").read_text()
+    assert "its times are made up" in page  # of a simulated device
+
+
+def test_several_devices_are_one_family_with_the_worst_state(kdedge: Program, world: World) -> None:
+    ended = kdedge("check", *BOTH, "--on", "same", "--on", "hot", "--history", "none", "--json", "--quiet")
+    told = json.loads(ended.out)
+    assert [(cell["device"], cell["state"]) for cell in told["cells"]] == [("same", "equivalent"), ("hot", "invalid")]
+    assert ended.code == 4
+
+
+def test_a_baseline_is_kept_listed_shown_and_run_again(kdedge: Program, world: World) -> None:
+    assert kdedge("baseline", "set", "released", "before.onnx", "--size", "batch=1", "--on", "same").code == 0
+    world.before.unlink()  # what was kept is the artifact itself
+    assert kdedge("baseline", "list").out.startswith("released: before set ")
+    shown = json.loads(kdedge("baseline", "show", "released", "--json").out)
+    assert (shown["artifact"], shown["device"], shown["batch"]) == ("before", "same", 1)
+    ended = kdedge("check", "released", "after.onnx", "--size", "batch=1", "--on", "slower", "--history", "none")
+    assert ended.code == 1
+    assert kdedge("baseline", "show", "absent").code == 2
+
+
+def test_the_history_knows_the_noise_of_the_next_check(kdedge: Program, world: World) -> None:
+    first = json.loads(kdedge("check", *BOTH, "--on", "same", "--json", "--quiet").out)
+    second = json.loads(kdedge("check", *BOTH, "--on", "same", "--json", "--quiet").out)
+    assert first["cells"][0]["first"]["detectable_before"] is None
+    assert 0.03 < second["cells"][0]["first"]["detectable_before"] < 0.06
+    shown = json.loads(kdedge("history", "after", "--json").out)
+    assert [len(trend["points"]) for trend in shown] == [2]
+    assert shown[0]["key"]["device"] == "same"
+
+
+def test_a_budget_that_is_too_short_says_how_long_it_takes(kdedge: Program, world: World) -> None:
+    ended = kdedge("check", *BOTH, "--on", "same", "--history", "none", "--time-budget", "1s", "--json", "--quiet")
+    told = json.loads(ended.out)["cells"][0]["first"]
+    assert ended.code == 3
+    assert "are too short: the fewest pairs that can decide are" in told["reason"]

@@ -1,0 +1,107 @@
+"""What a user wants set on a board is set for its jobs, under the lease, and stands as before when it is closed or after a host that died."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_in_a_folder import TOOLS, BoardInAFolder, settable, standing
+from board_world import IDENTITY, QUICK, fake_job, fake_worker
+
+from kdedge.devices import local
+from kdedge.devices.board import BoardRunner, open_board
+from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.emulated import open_device as open_emulated
+from kdedge.devices.jobs import run_job
+from kdedge.devices.local import LocalTransport
+from kdedge.devices.setters import UNDO_FILE
+from kdedge.devices.transport import Completed
+from kdedge.errors import DeviceError
+
+GOVERNOR = "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+
+
+class Settable(LocalTransport):
+    """This machine, but that settings are those of a board in a folder. Notes how the governor stood when a job was started."""
+
+    def __init__(self, board: BoardInAFolder) -> None:
+        self.board = board
+        self.governors: list[str] = []
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        of_settings = argv[0] in TOOLS or any("/sys/" in word for word in argv)
+        return self.board.run(argv, timeout, env) if of_settings else super().run(argv, timeout, env)
+
+    def spawn(self, argv: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> None:
+        self.governors.append(standing(self.board.folder)[GOVERNOR])
+        super().spawn(argv, log, env)
+
+
+@pytest.fixture(name="archive", scope="module")
+def _archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_worker(tmp_path_factory.mktemp("worker"))
+
+
+def board(transport: Settable, root: Path, archive: Path, wanted: Mapping[str, Any]) -> Device:
+    made = BoardRunner(IDENTITY, transport, sys.executable, str(root), wanted=wanted, archive=archive, patience=QUICK)
+    return Device(IDENTITY, transport, sys.executable, made)
+
+
+def test_settings_stand_from_the_first_job_until_the_board_is_closed(archive: Path, tmp_path: Path) -> None:
+    transport = Settable(settable(tmp_path / "board"))
+    before = standing(transport.board.folder)
+    device = board(transport, tmp_path / "root", archive, {"governor": "performance"})
+    assert standing(transport.board.folder) == before
+    for name in ("first", "second"):
+        assert run_job(device, fake_job(tmp_path), tmp_path / name, 60, name).status == "ok"
+    assert set(transport.governors) == {"performance"}
+    assert isinstance(device.runner, BoardRunner)
+    device.runner.close()
+    assert standing(transport.board.folder) == before
+    assert not (tmp_path / "root" / UNDO_FILE).exists()
+
+
+def test_what_a_host_that_died_left_set_is_undone_by_the_next_that_wants_nothing(archive: Path, tmp_path: Path) -> None:
+    transport = Settable(settable(tmp_path / "board"))
+    before = standing(transport.board.folder)
+    died = board(transport, tmp_path / "root", archive, {"governor": "powersave"})
+    run_job(died, fake_job(tmp_path), tmp_path / "died", 60, "died")
+    assert isinstance(died.runner, BoardRunner)
+    gone = died.runner._set.pop_all()  # nothing of it runs any more, and while this name stands nothing cleans up
+    died.runner._lease.give_back()
+    assert standing(transport.board.folder) != before
+    after = board(transport, tmp_path / "root", archive, {})
+    assert run_job(after, fake_job(tmp_path), tmp_path / "after", 60, "after").status == "ok"
+    assert standing(transport.board.folder) == before
+    assert list(dict.fromkeys(transport.governors)) == ["powersave", "schedutil"]
+    assert isinstance(after.runner, BoardRunner)
+    after.runner.close()
+    gone.pop_all()
+
+
+def test_a_setting_that_the_board_refuses_runs_no_job(archive: Path, tmp_path: Path) -> None:
+    transport = Settable(settable(tmp_path / "board"))
+    device = board(transport, tmp_path / "root", archive, {"governor": "warp"})
+    with pytest.raises(DeviceError, match="does not take `warp`"):
+        run_job(device, fake_job(tmp_path), tmp_path / "job", 60)
+    assert transport.governors == []
+    assert isinstance(device.runner, BoardRunner)
+    device.runner.close()
+
+
+def test_another_power_mode_is_another_environment(archive: Path, tmp_path: Path) -> None:
+    settings = DeviceSettings(set={"power_mode": "15W", "lock_clocks": True})
+    wanted = open_board("orin", "ssh", LocalTransport(), sys.executable, str(tmp_path / "root"), settings, archive)
+    plain = open_board("orin", "ssh", LocalTransport(), sys.executable, str(tmp_path / "root"), DeviceSettings(), archive)
+    assert wanted.identity.fingerprint["set"] == "lock_clocks True, power_mode 15W"
+    assert "set" not in plain.identity.fingerprint
+
+
+def test_this_machine_is_never_set_by_the_way() -> None:
+    with pytest.raises(DeviceError, match="`set` and `runners` are for boards"):
+        local.open_device("local", DeviceSettings(set={"governor": "performance"}))
+    with pytest.raises(DeviceError, match="`set` would change this machine"):
+        open_emulated("emulated:cortex-a76", DeviceSettings(address="cortex-a76", set={"governor": "performance"}))
