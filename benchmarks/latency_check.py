@@ -99,9 +99,8 @@ def show(lines: Sequence[Line], settings: CheckSettings, whole: bool) -> None:
     missing = {scenario: count - len(there[scenario]) for scenario, count in SCENARIOS.items() if len(there[scenario]) < count}
     wrong = [] if missing else too_many(there)
     if missing:
-        print(
-            f"\nmissing: {', '.join(f'{count} {scenario}' for scenario, count in missing.items())}; docs/latency_check.md is written when all are there"
-        )
+        counts = ", ".join(f"{count} {scenario}" for scenario, count in missing.items())
+        print(f"\nmissing: {counts}; docs/latency_check.md is written when all are there")
     elif whole:
         write_between(PAGE, "latency_check", text)
         write_simulated()
@@ -168,7 +167,8 @@ class Course:
         self._folder, self._settings, self._log, self._lines = workspace, settings, log, lines
         self._device: Device = open_device("local")
         self._base, self._image = base_model(workspace)
-        self._machine = {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "onnxruntime": version_of("onnxruntime")}
+        self._cores = len(os.sched_getaffinity(0))
+        self._machine = {"processor": processor(), "cores": self._cores, "onnxruntime": version_of("onnxruntime")}
         self.disturbed = 0
 
     def one(self, scenario: str) -> None:
@@ -182,7 +182,7 @@ class Course:
         with busy_core() if scenario == "loaded" else contextlib.nullcontext():
             told = self._checked(before, after, number)
         usage.close()
-        quiet = usage.others is not None and usage.others <= OTHERS_ALLOWED * self._machine["cores"]
+        quiet = usage.others is not None and usage.others <= OTHERS_ALLOWED * self._cores
         self.disturbed = 0 if quiet else self.disturbed + 1
         line = {
             "scenario": scenario,
@@ -223,7 +223,7 @@ class Course:
             usage = Usage()
             _, work = calibrated(self._device, self._base, self._image, self._folder, lambda text: print(f"  {text}", file=sys.stderr))
             usage.close()
-            quiet = usage.others is not None and usage.others <= OTHERS_ALLOWED * self._machine["cores"]
+            quiet = usage.others is not None and usage.others <= OTHERS_ALLOWED * self._cores
             found = [
                 {
                     "scenario": "calibration",

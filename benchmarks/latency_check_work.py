@@ -95,7 +95,8 @@ def write_heavier(base: Path, out: Path, channels: int) -> float:
     )
     onnx.checker.check_model(model)
     out.write_bytes(model.SerializeToString())
-    return channels * (9 * depth * (height // 2) * (width // 2) + classes) / _macs(base)
+    added: int = channels * (9 * depth * (height // 2) * (width // 2) + classes)
+    return added / _macs(base)
 
 
 def calibrated(device: Device, base: Path, image: Path, folder: Path, told: Callable[[str], None]) -> tuple[Path, Work]:

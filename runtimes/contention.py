@@ -141,7 +141,7 @@ def core_list(text: str) -> List[int]:
 
 def _grouped(capacities: Dict[str, int]) -> Dict[str, str]:
     """Cores by capacity, from the strongest down: what is within a tenth of a kind's strongest is of that kind."""
-    found = {}
+    found: Dict[str, str] = {}
     strongest = 0
     for core, capacity in sorted(capacities.items(), key=lambda item: -item[1]):
         if capacity < _ONE_KIND * strongest or not found:

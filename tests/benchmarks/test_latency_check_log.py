@@ -1,0 +1,145 @@
+"""The live proof of the latency check counts what was made under its scenario, all of it, once."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kdedge.latency.check import CheckSettings
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SETTINGS = CheckSettings(budget_seconds=20.0)
+MACHINE = {"processor": "a processor", "cores": 2, "onnxruntime": "1"}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A module of `benchmarks/` by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def log(bench: Callable[[str], ModuleType]) -> ModuleType:
+    return bench("latency_check_log")
+
+
+def line(log: ModuleType, scenario: str, number: int, state: str, **changes: Any) -> dict[str, Any]:
+    launch = [1.0, 1.1, 64, ""]
+    return {
+        "scenario": scenario,
+        "number": number,
+        "state": state,
+        "disturbed": False,
+        "setting": log.setting_of(SETTINGS),
+        "machine": MACHINE,
+        "started": "2026-01-01T00:00:00+00:00",
+        "others_cores": 0.1,
+        "load_average": [0.9, 1.0],
+        "effect": {"value": 0.5},
+        "detectable": 0.04,
+        "pairs": [["AB", launch, launch], ["BA", launch, [1.0, 1.1, 64, "throttled"]]],
+        "seconds": 20.0,
+        "work": {"channels": 16, "macs_share": 0.05, "effect": {"name": "x", "value": 5.0, "low": 4.8, "high": 5.2, "n": 12, "unit": "%"}},
+        **changes,
+    }
+
+
+def test_a_disturbed_check_is_made_again_whatever_it_said(log: ModuleType) -> None:
+    lines = [line(log, "quiet", 0, "equivalent"), line(log, "quiet", 1, "regressed", disturbed=True), line(log, "loaded", 1, "equivalent")]
+    assert [found["number"] for found in log.counted(lines, "quiet", SETTINGS)] == [0]
+    assert log.next_number(lines, "quiet", SETTINGS) == 1
+    assert log.next_number(lines, "loaded", SETTINGS) == 0
+
+
+def test_no_check_can_be_made_until_it_says_what_one_likes(log: ModuleType) -> None:
+    lines = [line(log, "quiet", 0, "regressed"), line(log, "quiet", 0, "equivalent")]
+    assert [found["state"] for found in log.counted(lines, "quiet", SETTINGS)] == ["regressed"]
+    assert log.next_number(lines, "quiet", SETTINGS) == 1
+
+
+def test_checks_of_another_setting_do_not_count(log: ModuleType) -> None:
+    assert log.counted([line(log, "quiet", 0, "equivalent")], "quiet", CheckSettings(budget_seconds=60.0)) == []
+
+
+def test_a_torn_line_is_no_check(log: ModuleType, tmp_path: Path) -> None:
+    whole = json.dumps(line(log, "quiet", 0, "equivalent"))
+    path = tmp_path / "runs.jsonl"
+    path.write_text(f"{whole}\n{whole[:50]}\n[]\n" + json.dumps({"scenario": "quiet", "disturbed": False, "machine": {}}) + "\n")
+    assert log.read(path) == [json.loads(whole)]
+    assert log.read(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (0, 100, 0.0, 1 - 0.025 ** (1 / 100)),  # with none seen the bound is where (1 - p)^n = 2.5 %
+        (100, 100, 0.025 ** (1 / 100), 1.0),
+        (1, 100, 1 - 0.975 ** (1 / 100), 0.0544594),
+        (5, 10, 0.1870860, 0.8129140),  # the usual textbook case, symmetric
+    ],
+)
+def test_the_interval_of_a_share_is_exact(log: ModuleType, successes: int, n: int, low: float, high: float) -> None:
+    assert log.clopper_pearson(successes, n) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_two_of_a_hundred_flagged_breaks_the_claim_and_one_does_not(log: ModuleType) -> None:
+    def there(flagged: int, found: int) -> dict[str, list[dict[str, Any]]]:
+        return {
+            "quiet": [line(log, "quiet", number, "regressed" if number < flagged else "equivalent") for number in range(100)],
+            "loaded": [line(log, "loaded", number, "equivalent") for number in range(100)],
+            "injected": [line(log, "injected", number, "regressed" if number < found else "invalid") for number in range(50)],
+        }
+
+    assert log.too_many(there(1, 45)) == []
+    assert log.too_many(there(2, 45)) == ["A/A, quiet: 2 of 100 flagged, more than 1 %"]
+    assert log.too_many(there(0, 44)) == ["5 % more work: 44 of 50 found, fewer than 90 %"]
+    rows = log.table(there(1, 45), SETTINGS)
+    assert rows[2] == "| A/A, quiet | 100 | 1 | 0.0 to 5.4 % | 0 | 99 | 0 | 0 | +0.50 % | 4.0 % | 2 | 100 |"
+    assert len({row.count("|") for row in rows}) == 1
+    (about,) = log.about([], there(1, 45), SETTINGS)
+    assert "1 of 100 flagged; were the rate just alpha, so many or more would be with 63 %." in about  # 1 - 0.99^100
+    assert "takes 5.00 % [4.80, 5.20]" in about
+
+
+def test_a_page_has_both_places_and_the_log_that_is_kept_can_be_read(log: ModuleType) -> None:
+    page = (BENCHMARKS.parent / "docs" / "latency_check.md").read_text(encoding="utf-8")
+    for name in ("latency_check", "latency_check_simulated"):
+        assert page.count(f"<!-- {name}: begin -->") == page.count(f"<!-- {name}: end -->") == 1
+    kept = BENCHMARKS / "latency_check_runs.jsonl"
+    assert len(log.read(kept)) == len(kept.read_text(encoding="utf-8").splitlines())
+
+
+def test_the_heavier_network_does_more_work_for_nearly_the_same_answer(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    import numpy as np
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from kdedge.exporters.model_file import load_model, save_model
+    from kdedge.exporters.shapes import fix_shapes
+
+    work, models = bench("latency_check_work"), bench("resnet20_onnx")
+    base, fixed, heavier = tmp_path / "base.onnx", tmp_path / "fixed.onnx", tmp_path / "heavier.onnx"
+    models.write_resnet20(base)
+    save_model(fix_shapes(load_model(base), {"N": 1}), fixed)
+    # 3x3 on 3 channels at 16 x 16, and 10 logits, for each channel; the network has 40.8 million multiplications.
+    assert work.write_heavier(fixed, heavier, 16) == pytest.approx(16 * (27 * 256 + 10) / 40.8e6, rel=0.01)
+    image = {"image": np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)}
+    (before,), (after,) = (onnxruntime.InferenceSession(str(path)).run(None, image) for path in (fixed, heavier))
+    assert after.shape == before.shape
+    assert not np.array_equal(after, before)  # it is not optimised away
+    assert np.abs(after - before).max() < 0.1
+
+
+def test_the_next_trial_lies_on_the_line_through_those_around_five_percent(bench: Callable[[str], ModuleType]) -> None:
+    work = bench("latency_check_work")
+    assert work._next_units({8: 2.5}) == 16
+    assert work._next_units({8: 2.5, 20: 6.5}) == 16  # 8 + 2.5 / 4 x 12 = 15.5, to the even one
+    assert work._next_units({8: -0.3}) == 16  # too little to see: twice as much
+    assert work._next_units({8: 90.0}) == 2  # not less than a quarter at once

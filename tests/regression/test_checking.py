@@ -1,0 +1,131 @@
+"""A check from two names to a verdict: what is paired with what, a family of cells, and what the history keeps and gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from regression_world import World, make_world, model
+
+from kdedge.errors import KdedgeError
+from kdedge.latency.check import CheckSettings
+from kdedge.latency.history.store import History, open_history
+from kdedge.regression.arms import WHOLE, Given, arms_of
+from kdedge.regression.baselines import set_baseline
+from kdedge.regression.checking import CheckReport, run_check
+from kdedge.runtimes.job import LaunchRule
+
+QUICK = CheckSettings(pairs=20, looks=1, launch=LaunchRule(warmup_seconds=0.0, warmup_iterations=1, min_seconds=0.0, min_iterations=64))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return make_world(tmp_path / "world", monkeypatch)
+
+
+def run(
+    world: World, *devices: str, history: History | None = None, sides: tuple[str, str] | None = None, settings: CheckSettings = QUICK
+) -> CheckReport:
+    work = world.folder / f"work-{len(list(world.folder.glob('work-*')))}"
+    names = sides or (str(world.before), str(world.after))
+    return run_check(*names, devices, settings, work, given=Given(sizes=("batch=1",)), store=world.folder / "store", history=history)
+
+
+def a_run(folder: Path, bundle: Path, *cells: tuple[str, str]) -> Path:
+    """A run's folder with a bundle for each target and precision."""
+    from kdedge.bundle.manifest import manifest_bytes
+
+    for number, (target, precision) in enumerate(cells):
+        root = folder / "bundles" / f"bundle-{number}"
+        shutil.copytree(bundle, root)
+        manifest = json.loads((root / "manifest.json").read_text())
+        manifest["artifact"].update(target=target, precision=precision)
+        (root / "manifest.json").write_bytes(manifest_bytes(manifest))
+    return folder
+
+
+def test_two_artifacts_are_compared_whatever_they_are_called(world: World) -> None:
+    report = run(world, "slower")
+    assert [(cell.key, cell.device, cell.kind, cell.state) for cell in report.cells] == [(WHOLE, "slower", "simulated", "regressed")]
+    assert (report.exit_code, report.missing) == (1, ())
+    told = json.loads(json.dumps(report.as_json()))
+    assert (told["schema"], told["state"], told["exit_code"]) == (1, "regressed", 1)
+    assert told["cells"][0]["first"]["baseline"]["name"] == "before"
+
+
+def test_a_flagged_cell_among_several_is_measured_again(world: World) -> None:
+    report = run(world, "same", "slower")
+    same, slower = report.cells
+    assert (same.state, same.again) == ("equivalent", None)
+    assert slower.again is not None
+    assert slower.state == "regressed"
+    assert slower.decisive is slower.again
+    assert "flagged, and measured again: regressed" in slower.notes
+    assert slower.adjusted_p <= 2 * slower.first.verdict.p_regressed
+    assert report.exit_code == 1
+
+
+def test_an_alarm_that_is_none_among_many_is_no_regression(world: World) -> None:
+    few = replace(QUICK, pairs=8, alpha=0.009)  # eight pairs reach p = 2 x 2^-8 = 0.0078 for two metrics: enough alone, not among two
+    assert run(world, "slower", settings=few).state == "regressed"
+    report = run(world, "same", "slower", settings=few)
+    assert report.cells[1].state == "inconclusive"
+    assert "regressed by itself; among 2 cells its p value is" in report.cells[1].notes[-1]
+
+
+def test_the_worst_cell_is_the_state_of_all(world: World) -> None:
+    assert run(world, "same", "hot").state == "invalid"
+    assert run(world, "same", "loud").state == "inconclusive"
+    assert run(world, "hot", "slower").exit_code == 1
+
+
+def test_bundles_of_runs_are_paired_by_target_and_precision(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world", monkeypatch)
+    (world.folder / "devices.yaml").write_text("same: {transport: 'simulated:quiet', set: {milliseconds: 2.0}}")
+    cpu, gpu = ("onnxruntime-x86", "fp32"), ("onnxruntime-x86", "int8")
+    before, after = a_run(tmp_path / "before", whole_bundle, cpu, gpu), a_run(tmp_path / "after", whole_bundle, cpu, ("openvino", "fp32"))
+    report = run(world, "same", sides=(str(before), str(after)))
+    assert [cell.key for cell in report.cells] == ["onnxruntime-x86/fp32"]
+    assert report.missing == (
+        f"onnxruntime-x86/int8 stands in {before} only",
+        f"openvino/fp32 stands in {after} only",
+    )
+    apart = a_run(tmp_path / "apart", whole_bundle, ("tensorrt", "fp16"), ("tensorrt", "int8"))
+    with pytest.raises(KdedgeError, match="have nothing in common: onnxruntime-x86/fp32, onnxruntime-x86/int8 and tensorrt/fp16, tensorrt/int8"):
+        run(world, "same", sides=(str(before), str(apart)))
+
+
+def test_a_baseline_that_was_set_elsewhere_runs_again_and_the_report_says_what_is_other(world: World) -> None:
+    arm = arms_of(world.before, Given(sizes=("batch=1",)), world.folder / "in")[WHOLE]
+    set_baseline("released", arm, "other", {"cpu": "another"}, world.folder / "store")
+    report = run(world, "same", sides=("released", str(world.after)))
+    assert report.state == "equivalent"
+    assert any(note.startswith("the baseline was set with cpu another, here it is ") for note in report.cells[0].notes)
+    with pytest.raises(KdedgeError, match=r"no baseline of this name \(released\)"):
+        run(world, "same", sides=("absent", str(world.after)))
+
+
+def test_inputs_of_the_baseline_time_both(world: World) -> None:
+    model(world.folder / "wide.onnx", 1.0, width=4)
+    with pytest.raises(KdedgeError, match="input `x`"):
+        run(world, "same", sides=(str(world.before), str(world.folder / "wide.onnx")))
+
+
+def test_the_history_keeps_every_launch_and_tells_the_next_check_its_noise(world: World) -> None:
+    history = open_history(str(world.folder / "history.sqlite"))
+    first = run(world, "same", history=history)
+    assert first.cells[0].first.verdict.detectable_before is None
+    (session,) = history.sessions(kind="check")
+    assert session.verdict == "equivalent"
+    assert len(session.launches) == 40
+    assert {launch.arm for launch in session.launches} == {"A", "B"}
+    assert session.told["candidate"] == first.cells[0].first.candidate.sha256
+    second = run(world, "same", history=history)
+    assert second.cells[0].first.verdict.detectable_before == pytest.approx(first.cells[0].first.verdict.detectable_after)
+    # Another device says nothing of this one, and another line nothing of this line.
+    assert run(world, "slower", history=history).cells[0].first.verdict.detectable_before is None
+    backwards = run(world, "same", history=history, sides=(str(world.after), str(world.folder / "before.onnx")))
+    assert backwards.cells[0].first.verdict.detectable_before is not None
