@@ -25,14 +25,14 @@ from kdedge import progress
 from kdedge.devices import jobs
 from kdedge.devices.board_job import concluded, files_of, quiet_seconds, read_ended, run_id, staged_job
 from kdedge.devices.device import Device, DeviceSettings
-from kdedge.devices.fingerprint import identity_from_probe
+from kdedge.devices.fingerprint import as_set, identity_from_probe
 from kdedge.devices.lease import Lease
 from kdedge.devices.patience import Patience, patiently
 from kdedge.devices.setters import settings_on, undo_left_over
 from kdedge.devices.store import Store, run_script
 from kdedge.devices.transport import Transport
 from kdedge.devices.worker_archive import worker_archive
-from kdedge.errors import DeviceError, DeviceUnresponsive
+from kdedge.errors import DeviceError, DeviceUnresponsive, Disconnected
 from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.supervise import Ended
@@ -132,21 +132,25 @@ class BoardRunner:
         self._one_at_a_time = threading.Lock()
         self._wanted = dict(wanted or {})
         self._set = contextlib.ExitStack()
-        self._prepared = False
+        self._prepared = self._is_lost = False
         self._unfinished = ""
         atexit.register(self.close)
 
     def run(self, job: Job, folder: Path, timeout: float, name: str) -> Result:
         """Do one job there and fetch what it left into `folder` (see `Runner`).
 
-        A connection that breaks is made again, as long as an outage is shorter than `Patience.outage`; the job does not notice.
+        A connection that breaks is made again, as long as an outage is shorter than `Patience.outage`; the job does not notice. A device that
+        stayed away longer is asked once by each later job: it is waited for once, not once a job.
         """
         with self._one_at_a_time:
             digests = self._patiently(lambda: self._store.keep([*files_of(job, folder), self._archive]))
             environment = {**jobs.environment(job, self._device), **self._variables}
             known = run_id(job, folder, digests, name, timeout, environment, self._device.python, self._archive.stem)
             run = _Run(known, f"{self._root}/jobs/{known}", job, folder, digests, environment, timeout)
-            self._patiently(lambda: self._lease.take(run.id))
+            if self._patiently(lambda: self._lease.take(run.id)) and self._prepared:
+                # It ran out: another host may have undone what was set, and set its own.
+                self._put_back()
+                self._prepared = False
             self._unfinished = run.id
             self._prepare()
             ended = self._brought_to_an_end(run)
@@ -269,7 +273,13 @@ class BoardRunner:
         return run_script(self._transport, self._name, script, words, what).stdout
 
     def _patiently(self, operation: Callable[[], T]) -> T:
-        return patiently(operation, self._patience)
+        try:
+            done = patiently(operation, replace(self._patience, outage=0.0) if self._is_lost else self._patience)
+        except Disconnected:
+            self._is_lost = True
+            raise
+        self._is_lost = False
+        return done
 
     @property
     def _name(self) -> str:
@@ -285,15 +295,14 @@ def open_board(name: str, kind: str, transport: Transport, python: str, root: st
     worker = archive or worker_archive()
     store = Store(transport, root.rstrip("/"), name)
     store.keep([worker])
-    asked = transport.run([python, store.path(worker.stem), "probe"], _PROBE_LIMIT, {"PYTHONDONTWRITEBYTECODE": "1"})
+    # With the job's variables: without them it may find other libraries, or none.
+    variables = {"PYTHONDONTWRITEBYTECODE": "1", **settings.environment}
+    asked = transport.run([python, store.path(worker.stem), "probe"], _PROBE_LIMIT, variables)
     if asked.timed_out:
         raise DeviceUnresponsive(f"device `{name}`: its worker does not say within {_PROBE_LIMIT:.0f} s what the device is")
     if asked.returncode:
         raise DeviceError(f"device `{name}`: its Python {python} cannot run the worker{_last_line(asked.stderr)}")
-    identity = identity_from_probe(name, kind, asked.stdout)
-    if settings.set:  # a measurement in another power mode is another measurement
-        told = ", ".join(f"{setting} {value}" for setting, value in sorted(settings.set.items()))
-        identity = replace(identity, fingerprint={**identity.fingerprint, "set": told})
+    identity = as_set(identity_from_probe(name, kind, asked.stdout), settings)
     runner = BoardRunner(identity, transport, python, root, variables=settings.environment, wanted=settings.set, archive=worker)
     return Device(identity, transport, python, runner)
 

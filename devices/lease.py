@@ -142,8 +142,8 @@ class Lease:
         self._number = ""
         self._renew_at = 0.0
 
-    def take(self, run: str) -> None:
-        """Have the lease for the job of that run id: take it, or renew it.
+    def take(self, run: str) -> bool:
+        """Have the lease for the job of that run id: take it, or renew it. Whether it is a new one: others may have had the board meanwhile.
 
         Raises:
             DeviceError: another host has it (the message says who and until when).
@@ -153,9 +153,9 @@ class Lease:
             said = self._script(_TAKE, [self._id, str(self._seconds), run, own_text(), dead, unowned]).splitlines()
             state, *words = said[0].split() if said else [""]
             if state == "held":
-                self._number = words[0]
+                is_new, self._number = words[0] != self._number, words[0]
                 self._renew_at = time.monotonic() + self._seconds / 3
-                return
+                return is_new
             if state in ("taken", "busy") and words[0] != dead and is_dead(words[0]):
                 dead = words[0]
                 continue

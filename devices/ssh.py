@@ -83,6 +83,7 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
     """
     transport = SshTransport(name, settings.address)
     try:
+        _refuse_a_login_that_talks(transport, name)
         python = settings.python or _find(
             transport, name, 'python3 -c "import sys; print(sys.executable)"', "it has no `python3` on its PATH: name one by `python` in devices.yaml"
         )
@@ -93,6 +94,15 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
     except BaseException:
         transport.close()
         raise
+
+
+def _refuse_a_login_that_talks(transport: SshTransport, name: str) -> None:
+    """What a login's own files print would stand in every answer, and in every file that is fetched."""
+    printed = transport.run(["true"], _QUICK_SECONDS).stdout.strip()
+    if printed:
+        raise DeviceError(
+            f"device `{name}`: its login prints {printed[:60]!r} before every command: let it print that at a terminal only (`[ -t 1 ] && ...` in .bashrc)"
+        )
 
 
 def _find(transport: SshTransport, name: str, question: str, otherwise: str) -> str:
@@ -219,7 +229,7 @@ class SshTransport:
                 process.wait()
             said = read_said(_end_of(stderr))
             if said.code is None:
-                raise self._failure(process.returncode, said.stderr)
+                raise self._failure(process.returncode, said)
             self._connected = self._was_connected = True
             return Completed(said.code, "" if output else _end_of(stdout), said.stderr)
 
@@ -256,12 +266,15 @@ class SshTransport:
         self._connected = False
         raise DeviceUnresponsive(f"device `{self._name}`: it does not answer, and a command there that reached its limit could not be ended")
 
-    def _failure(self, code: int, stderr: str) -> DeviceError:
+    def _failure(self, code: int, said: Said) -> DeviceError:
         """ssh ended without the command's end: 255 is its own code; another one is that of a login that runs something else."""
         self._connected = False
-        found = complaint(self._name, stderr, self._was_connected)
+        if said.group:  # it had begun, and what is said may be its own: it was killed there, or the connection is lost
+            self._was_connected = True
+            return Disconnected(f"device `{self._name}`: the connection broke, or the device restarts: a command there did not come to its end")
+        found = complaint(self._name, said.stderr, self._was_connected)
         if code not in (255, -signal.SIGKILL) and type(found) is Disconnected:
-            return DeviceGone(f"device `{self._name}`: it runs no commands for us: {stderr.strip() or f'exit code {code}'}")
+            return DeviceGone(f"device `{self._name}`: it runs no commands for us: {said.stderr.strip() or f'exit code {code}'}")
         return found
 
 

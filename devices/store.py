@@ -6,7 +6,7 @@ Plain commands of any Linux (`sh`, `sha256sum`, `ln`, `mv`), so that phones with
 from __future__ import annotations
 
 import hashlib
-import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +70,8 @@ class Store:
     def __init__(self, transport: Transport, root: str, name: str) -> None:
         self._transport = transport
         self._name = name
+        # Of its own: another host may send the same file at the same time, from a process of the same number.
+        self._prefix = f"arriving-{secrets.token_hex(4)}-"
         self.folder = f"{root}/store"
 
     def path(self, digest: str) -> str:
@@ -92,10 +94,9 @@ class Store:
         digests = {path: self._digest(path) for path in files}
         by_digest = {digest: path for path, digest in digests.items()}
         missing = self._missing({digest: path.stat().st_size for digest, path in by_digest.items()})
-        prefix = f"arriving-{os.getpid()}-"
-        sent = sum(self._transport.push(by_digest[digest], f"{self.folder}/{prefix}{digest}") for digest in missing)
+        sent = sum(self._transport.push(by_digest[digest], f"{self.folder}/{self._prefix}{digest}") for digest in missing)
         if missing:
-            self._publish(missing, prefix, sum(by_digest[digest].stat().st_size for digest in missing))
+            self._publish(missing, sum(by_digest[digest].stat().st_size for digest in missing))
         return digests, sent
 
     def link(self, folder: str, names: Mapping[str, str]) -> None:
@@ -117,7 +118,10 @@ class Store:
     def _missing(self, sizes: Mapping[str, int]) -> list[str]:
         missing = []
         for words in _in_parts([word for digest, size in sizes.items() for word in (digest, str(size))], 2):
-            free, *names = self._run(_MISSING, [self.folder, *words], "its folder cannot be made").splitlines()
+            said = self._run(_MISSING, [self.folder, *words], "its folder cannot be made")
+            free, *names = said.splitlines() or [""]
+            if not set(names) <= set(words):
+                raise DeviceError(f"device `{self._name}`: what it says of its files cannot be understood: {said[:200]!r}")
             missing += names
             self._check_space(free.removeprefix("free "), sum(sizes[name] for name in names))
         return missing
@@ -127,9 +131,9 @@ class Store:
             room = f"{int(free) / 1024:.1f} MiB are free in {self.folder}, {needed / 1048576:.1f} MiB are to be sent"
             raise DeviceError(f"device `{self._name}`: its disk is full: {room}; remove something there, or name another `root` in devices.yaml")
 
-    def _publish(self, names: Sequence[str], prefix: str, size: int) -> None:
+    def _publish(self, names: Sequence[str], size: int) -> None:
         for words in _in_parts(names, 1):
-            wrong = self._run(_PUBLISH, [self.folder, prefix, *words], "a file that was sent cannot be kept", size / _BYTES_PER_SECOND).split()
+            wrong = self._run(_PUBLISH, [self.folder, self._prefix, *words], "a file that was sent cannot be kept", size / _BYTES_PER_SECOND).split()
             if wrong:
                 raise DeviceError(
                     f"device `{self._name}`: {len(wrong)} files arrived changed in {self.folder} (first: {wrong[0]}); is its disk sound?"

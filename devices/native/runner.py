@@ -2,12 +2,13 @@
 
 ROOT/native/HASH    a program with its libraries, or a model with its inputs, by the hash of all of it; sent once
 ROOT/runs/ID        where a program stands while it runs; removed with its end
+
+What was not used for two weeks is removed before a job, and so is what the runs of hosts that died left.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import shlex
 import tempfile
@@ -19,10 +20,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdedge.devices import sensors
+from kdedge.devices.fingerprint import digest
 from kdedge.devices.jobs import LOG_FILE
 from kdedge.devices.lease import SECONDS as LEASE_SECONDS
 from kdedge.devices.lease import Lease
-from kdedge.devices.native import PROGRAMS, program
+from kdedge.devices.native import PROGRAMS
 from kdedge.devices.native.bench import Bench
 from kdedge.devices.setters import settings_on
 from kdedge.devices.transport import Transport
@@ -34,6 +36,7 @@ from kdedge.runtimes.job import Job, Result
 
 _ANSWER_SECONDS = 20.0
 _DEFAULT_SHARE = 0.5
+_KEPT_DAYS = 14
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class NativeRunner:
             return Result("failed", str(error), runtime=job.runtime, facts={"launcher": "shell"})
 
     def _run(self, chosen: str, job: Job, folder: Path, timeout: float) -> Result:
-        module = program(chosen)
+        module = PROGRAMS[chosen]
         with tempfile.TemporaryDirectory(prefix="kdedge-native-") as temporary:
             content = Path(temporary) / "content"
             content.mkdir()
@@ -86,7 +89,7 @@ class NativeRunner:
         work = f"{self.root}/runs/{uuid.uuid4().hex}"
         reach = sensors.gathered(self.transport)
         mask, cores = mask_of(capacities(reach), job.options.get("threads"))
-        if not self._ready(path, work):
+        if not self._ready(path, there, work):
             mask, cores = "", []
         variables = {"LD_LIBRARY_PATH": home, "ORT_DISABLE_TELEMETRY": "1", **self.environment}
         bench = Bench(self.transport, path, there, work, mask, variables, time.monotonic() + timeout, timeout)
@@ -107,10 +110,10 @@ class NativeRunner:
         unknown = sorted(set(self.programs) - set(PROGRAMS))
         if unknown:
             raise RuntimeFailure(f"there is no native program `{unknown[0]}` (allowed under `runners`: {', '.join(PROGRAMS)})")
-        takers = [name for name in PROGRAMS if job.runtime == program(name).RUNTIME]
+        takers = [name for name in PROGRAMS if job.runtime == PROGRAMS[name].RUNTIME]
         if not takers:
             raise NotAvailable(f"no native program runs {job.runtime} on a device without Python (those that kdedge knows run: {_runtimes()})")
-        fitting = [name for name in takers if hasattr(program(name), job.kind)]
+        fitting = [name for name in takers if hasattr(PROGRAMS[name], job.kind)]
         if not fitting or job.sustained is not None:
             kind = "sustained launch" if job.sustained is not None else f"job of the kind `{job.kind}`"
             raise NotAvailable(f"a {kind} needs a Python on the device: no native program for {job.runtime} does it")
@@ -129,13 +132,21 @@ class NativeRunner:
 
     def _place(self, local: Path) -> str:
         """Send a file or folder to where its content has its name; what is there already is not sent again."""
-        there = f"{self.root}/native/{digest(local)}"
+        try:
+            there = f"{self.root}/native/{digest(local)}"
+        except OSError as error:
+            raise DeviceError(f"device `{self.name}`: {local} cannot be read: {error.strerror or error}") from error
         self.transport.push(local, there if local.is_dir() else f"{there}/{local.name}")
         return there
 
-    def _ready(self, program: str, work: str) -> bool:
-        """Make the program executable and its work folder there. Whether the device can pin it to cores."""
-        script = f"chmod 755 {shlex.quote(program)} && mkdir -p {shlex.quote(work)} && {{ command -v taskset >/dev/null && echo yes; true; }}"
+    def _ready(self, program: str, content: str, work: str) -> bool:
+        """Make the program executable and its work folder there, and remove what is old. Whether the device can pin it to cores."""
+        home = str(PurePosixPath(program).parent)
+        script = (
+            f"chmod 755 {shlex.quote(program)} && mkdir -p {shlex.quote(work)} && touch {shlex.join([home, content])} || exit 1\n"
+            f"cd {shlex.quote(self.root)} && find native runs -mindepth 1 -maxdepth 1 -mtime +{_KEPT_DAYS} -exec rm -rf {{}} + 2>/dev/null\n"
+            "command -v taskset >/dev/null && echo yes; true"
+        )
         done = self.transport.run(["sh", "-c", script], _ANSWER_SECONDS)
         if done.timed_out or done.returncode != 0:
             why = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
@@ -161,16 +172,5 @@ def mask_of(strengths: Mapping[str, int], threads: Any) -> tuple[str, list[int]]
     return f"{sum(1 << core for core in cores):x}", sorted(cores)
 
 
-def digest(path: Path) -> str:
-    """The hash of a file with its name, or of all files of a folder with theirs."""
-    total = hashlib.sha256()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    for file in files:
-        with file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
-        total.update(f"{file.relative_to(path if path.is_dir() else path.parent).as_posix()}\0{content}\n".encode())
-    return total.hexdigest()
-
-
 def _runtimes() -> str:
-    return ", ".join(sorted({program(name).RUNTIME for name in PROGRAMS}))
+    return ", ".join(sorted({PROGRAMS[name].RUNTIME for name in PROGRAMS}))

@@ -128,7 +128,7 @@ class Gathered:
         finite = np.isfinite(a)
         if not np.isfinite(b[finite]).all():
             raise ExportError(f"output `{self.name}` is not finite on an example where the original's is")
-        self.powers.append((float((a[finite] ** 2).sum()), float(((a - b)[finite] ** 2).sum()) if finite.any() else 0.0))
+        self.powers.append((float((a[finite] ** 2).sum()), float(((a[finite] - b[finite]) ** 2).sum())))
         if rows := _as_logits(a, b):
             self.divergences.append(kl_divergence(*rows))
             self.same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())

@@ -205,7 +205,7 @@ def _largest(want: Array, got: Array) -> float | None:
         return None
     a, b = want.astype(np.float64), got.astype(np.float64)
     finite = np.isfinite(a) & np.isfinite(b)
-    return float(np.abs(a - b)[finite].max(initial=0.0))
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0))
 
 
 def _rows(inputs: Sequence[Bucket]) -> int:

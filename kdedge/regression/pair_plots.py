@@ -62,8 +62,8 @@ def power_plot(verdict: CheckVerdict, name: str) -> Plot | None:
         f"{name}-power",
         lambda figure: _draw_power(figure, curve, 100 * verdict.rule.margin),
         "Chance that a slow-down of a given size is found",
-        f"What {len(verdict.counted)} pairs find where log ratios are normal with the noise of this check ({100 * (verdict.noise or 0.0):.2f} % from pair "
-        "to pair), for one test at its share of alpha. The dotted line marks 80 %.",
+        f"What {len(verdict.counted)} pairs find where log ratios are normal with the noise of this check, {100 * (verdict.noise or 0.0):.2f} % "
+        "from pair to pair, for one test at its share of alpha. The dotted line marks 80 %.",
     )
 
 

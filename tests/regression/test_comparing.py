@@ -23,7 +23,7 @@ def test_figures_are_those_worked_out_by_hand() -> None:
 
 
 def test_equal_outputs_are_equal_whatever_they_hold() -> None:
-    odd = {"logits": np.array([[np.inf, np.nan, 1.0]]), "ids": np.array([[1, 2]]), "one": np.float32(3.0).reshape(())}
+    odd = {"logits": np.array([[np.inf, np.nan, 1.0]]), "ids": np.array([[1, 2]]), "one": np.array(3.0, np.float32)}
     found = {each.distance.name: each for each in compare_outputs([odd], [odd])}
     assert {each.largest_difference for each in found.values()} == {0.0}
     assert found["ids"].distance.figures["equal"].value == 1.0

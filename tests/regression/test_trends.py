@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from history_world import FINGERPRINT, NOON
 
-from kdedge.latency.history.records import LaunchRecord, Session
+from kdedge.latency.history.records import Kind, LaunchRecord, Session
 from kdedge.latency.history.store import History, open_history
 from kdedge.regression.trends import WIDTH, lines_of, plot, trends
 
@@ -24,7 +24,7 @@ def add(history: History, values: tuple[float, ...], *, line: str = "digits/int8
     for number, value in enumerate(values, start):
         sha256 = f"{number:064d}"
         launches = tuple(LaunchRecord(line, sha256, value, 100, arm, pair) for pair in range(3))
-        kind = "check" if arm else "profile"
+        kind: Kind = "check" if arm else "profile"
         history.add(Session(f"{line}-{arm}-{device}-{number}", kind, NOON + timedelta(hours=number), device, FINGERPRINT, launches))
 
 
