@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kdedge.devices.device import Device, DeviceSettings
 from kdedge.devices.inventory import nearest, read_inventory
 from kdedge.errors import DeviceError
+from kdedge.measured import DeviceIdentity
+
+if TYPE_CHECKING:
+    from kdedge.devices.catalog import Profile
 
 # Scheme of a device's name (what stands before its colon) -> the module whose `open_device(name, settings)` opens it.
 DEVICES = {
@@ -43,6 +49,18 @@ def scheme_of(name: str) -> str:
     return _found(name)[0]
 
 
+def profile_of(device: DeviceIdentity) -> Profile | None:
+    """The entry in the catalog: the one that the user named for the device, else the one that its facts belong to; None where there is none.
+
+    Raises:
+        DeviceError: there is no device of that name, or no entry of the name that the user gave.
+    """
+    from kdedge.devices.catalog import detect, find_profile
+
+    named = _found(device.name)[1].profile
+    return find_profile(named) if named else detect(device.fingerprint)
+
+
 def open_device(name: str) -> Device:
     """Open a device by its name: `local`, a scheme and an address (`ssh:orin.local`), or a name in the user's `devices.yaml`.
 
@@ -52,6 +70,10 @@ def open_device(name: str) -> Device:
         DeviceError: there is no device of that name, or it cannot be reached.
     """
     scheme, settings = _found(name)
+    if settings.profile:
+        from kdedge.devices.catalog import find_profile
+
+        find_profile(settings.profile)  # before hours of measuring
     with _opening.setdefault(name, threading.Lock()):
         if name in _opened:
             return _opened[name]
@@ -63,10 +85,10 @@ def open_device(name: str) -> Device:
 
 def close_devices() -> None:
     """Let go of all devices that this process has opened: leases are given back, connections end."""
-    while _opened:
-        _, device = _opened.popitem()
-        close = getattr(device.runner, "close", device.transport.close)
-        close()
+    with contextlib.ExitStack() as closing:  # each of them, even where another cannot
+        while _opened:
+            _, device = _opened.popitem()
+            closing.callback(getattr(device.runner, "close", device.transport.close))
 
 
 def _found(name: str) -> tuple[str, DeviceSettings]:

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from kdedge.devices.adb_client import ANSWER_SECONDS, AdbClient, broken, find_adb, last_line
 from kdedge.devices.android_identity import ABI_PROPERTY, PROBE, identity_of
-from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.device import Device, DeviceSettings, refuse_others
+from kdedge.devices.fingerprint import as_set
 from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
 
@@ -37,6 +38,8 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
         DeviceGone: there is no such phone, several where one was meant, or it does not trust this computer.
         Disconnected, DeviceUnresponsive: it is offline, or does not answer.
     """
+    if settings.python:
+        refuse_others(name, settings, ("python", "root", "set", "environment"), "its `python` does all jobs; leave that out to have native programs")
     client = AdbClient(find_adb(), settings.address)
     if settings.address:
         if settings.address not in [listed.serial for listed in client.devices()]:
@@ -56,7 +59,8 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
         return replace(board, identity=replace(board.identity, fingerprint={**board.identity.fingerprint, **identity.fingerprint}))
     from kdedge.devices.native.runner import NativeRunner
 
-    return Device(identity, transport, "", NativeRunner(name, transport, root, settings.runners, settings.environment, settings.set))
+    runner = NativeRunner(name, transport, root, settings.runners, settings.environment, settings.set)
+    return Device(as_set(identity, settings), transport, "", runner)
 
 
 class AdbTransport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from kdedge.devices.fingerprint import printable
 from kdedge.measured import DeviceIdentity
 
 ABI_PROPERTY = "ro.product.cpu.abi"
@@ -40,7 +41,7 @@ def identity_of(name: str, said: str) -> DeviceIdentity:
         "kernel": parts.get("kernel", "").strip(),
         "governor": parts.get("governor", "").strip(),
     }
-    return DeviceIdentity(name, "adb", (machine,) if machine else (), {key: value for key, value in facts.items() if value})
+    return DeviceIdentity(name, "adb", (machine,) if machine else (), {key: printable(value) for key, value in facts.items() if value})
 
 
 def build_of(fingerprint: str) -> str:

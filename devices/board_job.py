@@ -60,7 +60,10 @@ def read_ended(text: str, device: str) -> Ended:
         DeviceError: it cannot be read.
     """
     try:
-        return Ended(**json.loads(text))
+        ended = Ended(**json.loads(text))
+        if not isinstance(ended.returncode, int) or not isinstance(ended.status, str):
+            raise ValueError("a code or a status is none")
+        return ended
     except (ValueError, TypeError) as error:
         raise DeviceError(f"device `{device}`: how the job ended cannot be read ({error}): {text[:200]!r}") from error
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from kdedge.devices.transport import Transport
+from kdedge.errors import DeviceError
 from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, Result
 
@@ -29,6 +30,17 @@ class DeviceSettings:
     set: Mapping[str, Any] = field(default_factory=dict)
     runners: Mapping[str, Path] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def refuse_others(name: str, settings: DeviceSettings, taken: Sequence[str], why: str) -> None:
+    """Refuse settings that a kind of device does not follow: passed over, they would be taken for done. `why`: what to do instead.
+
+    Raises:
+        DeviceError: one is set that is not among `taken`.
+    """
+    asked = [each.name for each in fields(settings) if each.name not in ("address", "profile", *taken) and getattr(settings, each.name)]
+    if asked:
+        raise DeviceError(f"device `{name}`: {' and '.join(f'`{key}`' for key in asked)} cannot be set for it: {why}")
 
 
 class Runner(Protocol):

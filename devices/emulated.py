@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdedge.devices.board import open_board
-from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.emulated_cpus import CPUS, cpu_named, qemu_version, view_of
 from kdedge.devices.local import LocalTransport
 from kdedge.devices.sysroot import cache_folder, find_qemu, find_sysroot
@@ -39,8 +39,7 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
     """
     cpu = settings.address
     cpu_named(cpu)
-    if settings.set:
-        raise DeviceError(f"device `{name}`: `set` would change this machine, which the emulator runs on")
+    refuse_others(name, settings, ("root", "environment"), "it runs on this machine, with an interpreter of its own")
     qemu = find_qemu()
     system = find_sysroot(cache_folder())
     if system is None:

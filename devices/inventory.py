@@ -6,7 +6,7 @@
       root: /data/kdedge               # kdedge's folder there
       profile: jetson-orin-nano        # its entry in the catalog
       set: {power_mode: MAXN}          # set for a measurement, undone after it
-      runners: {benchmark_model: ./benchmark_model}   # native programs to push; paths are relative to this file
+      runners: {benchmark_model: ./benchmark_model}   # adb without a Python there: native programs; paths are relative to this file
       environment: {LD_LIBRARY_PATH: /opt/lib}        # more variables for the worker
 
 The file is the one that `KDEDGE_DEVICES` names, else `devices.yaml` in the current folder, else `~/.config/kdedge/devices.yaml`.
@@ -14,6 +14,7 @@ The file is the one that `KDEDGE_DEVICES` names, else `devices.yaml` in the curr
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -27,6 +28,9 @@ from kdedge.errors import DeviceError
 
 VARIABLE = "KDEDGE_DEVICES"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Device, key, name in it: what a setting's value is made of is its own, and an alias in it may lead round in a circle.
+_DEEPEST = 3
 _KEYS = ("transport", *(each.name for each in fields(DeviceSettings) if each.name != "address"))
 
 
@@ -49,8 +53,10 @@ def inventory_file() -> Path | None:
         if not Path(named).is_file():
             raise DeviceError(f"{VARIABLE} names {named}, which is no file")
         return Path(named)
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return next((path for path in (Path("devices.yaml"), config / "kdedge" / "devices.yaml") if path.is_file()), None)
+    places = [Path("devices.yaml")]
+    with contextlib.suppress(RuntimeError):  # a user without a home has no file there
+        places.append(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kdedge" / "devices.yaml")
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_inventory(schemes: Iterable[str]) -> dict[str, Entry]:
@@ -103,7 +109,8 @@ class _Lines:
             if inner in self._lines:
                 raise DeviceError(f"{self.path}:{key.start_mark.line + 1}: {_dotted(inner)}: the key is there already, in line {self._lines[inner]}")
             self._lines[inner] = key.start_mark.line + 1
-            self.walk(value, inner)
+            if len(inner) < _DEEPEST:
+                self.walk(value, inner)
 
     def error(self, place: tuple[Any, ...], what: str) -> DeviceError:
         line = next((self._lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in self._lines), 1)
@@ -122,8 +129,15 @@ def _entry(name: Any, value: Any, lines: _Lines, schemes: tuple[str, ...]) -> En
     scheme, _, address = checked.pop("transport").partition(":")
     if scheme not in schemes:
         raise lines.error((name, "transport"), f"there is no `{scheme}`{nearest(scheme, schemes)} (there is: {', '.join(sorted(schemes))})")
-    runners = {program: lines.path.parent / path.expanduser() for program, path in checked.pop("runners").items()}
+    runners = {program: _own_path(path, lines, (name, "runners", program)) for program, path in checked.pop("runners").items()}
     return Entry(f"{scheme}:{address}" if address else scheme, DeviceSettings(address=address, runners=runners, **checked))
+
+
+def _own_path(path: Path, lines: _Lines, place: tuple[str, ...]) -> Path:
+    try:
+        return lines.path.parent / path.expanduser()
+    except RuntimeError as error:
+        raise lines.error(place, f"{path}: this user has no home here") from error
 
 
 def _checked(name: str, value: Mapping[str, Any], lines: _Lines) -> dict[str, Any]:
@@ -152,6 +166,9 @@ def _checked(name: str, value: Mapping[str, Any], lines: _Lines) -> dict[str, An
         given = getattr(checked, key)
         if given and not given.startswith("/"):
             raise lines.error((name, key), f"this must be a full path on the device (found {given!r})")
+    for variable in checked.environment:
+        if not _VARIABLE_NAME.fullmatch(variable):
+            raise lines.error((name, "environment", variable), "a variable's name is made of letters, digits and `_`, and begins with no digit")
     return {key: getattr(checked, key) for key in _KEYS}
 
 

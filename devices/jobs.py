@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from kdedge.devices.device import Device
 from kdedge.devices.transport import Completed, Transport
@@ -129,8 +131,28 @@ def _last_words(completed: Completed) -> str:
     return f": {lines[-1][:_LINE_LENGTH]}" if lines else ""
 
 
+# What a field of a result may hold, by its annotation.
+_FORMS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "Optional[int]": (int, NoneType),
+    "Optional[float]": (float, int, NoneType),
+    "List[Dict[str, str]]": (list,),
+    "Dict[str, Any]": (dict,),
+}
+
+
+def _has_form(value: Any, annotation: str) -> bool:
+    return isinstance(value, _FORMS[annotation]) and all(isinstance(each, dict) for each in (value if isinstance(value, list) else ()))
+
+
 def checked(result: Result, folder: Path) -> Result:
-    """Refuse a result whose outputs lie outside the job's folder: it may come from a board that is not ours."""
+    """Refuse a result that has not the form of one, or whose outputs lie outside the job's folder: it may come from a board that is not ours."""
+    wrong = [each.name for each in fields(result) if not _has_form(getattr(result, each.name), str(each.type))]
+    if result.status not in ("ok", "failed", "not-run"):
+        wrong.append("status")
+    if wrong or not all(isinstance(path, str) for bucket in result.outputs if isinstance(bucket, dict) for path in bucket.values()):
+        return Result(status="failed", reason=f"the worker's result has no usable {', '.join(wrong) or 'outputs'}")
     for bucket in result.outputs:
         for name, path in bucket.items():
             if not (folder / path).resolve().is_relative_to(folder):

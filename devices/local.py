@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import kdedge
-from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.fingerprint import identify
 from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError
@@ -46,8 +46,7 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
     Raises:
         DeviceError: the settings ask for what this device has not.
     """
-    if settings.set or settings.runners:
-        raise DeviceError(f"device `{name}`: `set` and `runners` are for boards and phones; this machine can be reached as one by ssh:localhost")
+    refuse_others(name, settings, (), "settings are for boards and phones; this machine can be reached as one by ssh:localhost")
     return Device(identify(name, kind="local"), LocalTransport(), sys.executable)
 
 

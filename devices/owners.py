@@ -37,7 +37,7 @@ def is_dead(owner: str) -> bool:
     try:
         with (_folder() / process).open("r+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # not of this machine, or held by the living
+    except (OSError, RuntimeError):  # not of this machine, or held by the living; or there is no home
         return False
     return True
 
@@ -46,7 +46,7 @@ def is_dead(owner: str) -> bool:
 def _process_id(process: int) -> str:
     """By process number: a fork is another process."""
     name = secrets.token_hex(8)
-    with contextlib.suppress(OSError):  # without a home, only time tells that this process died
+    with contextlib.suppress(OSError, RuntimeError):  # without a home, only time tells that this process died
         _folder().mkdir(parents=True, exist_ok=True)
         path = _folder() / name
         handle = path.open("wb")  # open, and with it the lock, for as long as the process lives

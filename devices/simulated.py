@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.fingerprint import identify
 from kdedge.devices.jobs import run_job
 from kdedge.devices.local import LocalTransport
@@ -43,6 +43,7 @@ def open_device(name: str, settings: DeviceSettings, transport: Transport | None
     Raises:
         DeviceError: there is no such scenario, or a setting means nothing.
     """
+    refuse_others(name, settings, ("python", "set"), "it is imagined")
     given = dict(settings.set)
     seed, milliseconds = given.pop("seed", 0), given.pop("milliseconds", None)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from kdedge.devices.board import open_board
-from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.ssh_command import Said, complaint, read_said, remote_line
 from kdedge.devices.transport import Completed
 from kdedge.devices.unpack import unpack
@@ -81,6 +81,7 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
     Raises:
         DeviceError: the address is none, the board cannot be reached or does not let us in, or it has no Python that runs the worker.
     """
+    refuse_others(name, settings, ("python", "root", "set", "environment"), "native programs are for phones; here the worker runs by Python")
     transport = SshTransport(name, settings.address)
     try:
         _refuse_a_login_that_talks(transport, name)
@@ -101,7 +102,8 @@ def _refuse_a_login_that_talks(transport: SshTransport, name: str) -> None:
     printed = transport.run(["true"], _QUICK_SECONDS).stdout.strip()
     if printed:
         raise DeviceError(
-            f"device `{name}`: its login prints {printed[:60]!r} before every command: let it print that at a terminal only (`[ -t 1 ] && ...` in .bashrc)"
+            f"device `{name}`: its login prints {printed[:60]!r} before every command: let it print that at a terminal only "
+            "(`[ -t 1 ] && ...` in its .bashrc)"
         )
 
 

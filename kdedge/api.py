@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from kdedge import progress, ranks
-from kdedge.devices import open_device
+from kdedge.devices import close_devices, open_device
 from kdedge.distill.tuning import Tuning
 from kdedge.fleet import named_devices
 from kdedge.pipeline import Until
@@ -46,9 +46,12 @@ def run(
     folder = None if isinstance(recipe, Recipe) else Path(recipe).absolute().parent
     with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext(), ranks.leading() as outcome:
         loaded, tree = (recipe, None) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
-        identities = [open_device(name).identity for name in named_devices(devices)] if devices is not None else None
-        with tree.placing() if tree else contextlib.nullcontext():
-            outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
+        try:
+            identities = [open_device(name).identity for name in named_devices(devices)] if devices is not None else None
+            with tree.placing() if tree else contextlib.nullcontext():
+                outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
+        finally:
+            close_devices()  # a process that goes on holds no lease, and leaves nothing set
     return cast(RunResult, outcome.value)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import fnmatch
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ T = TypeVar("T")
 # Kinds of device whose work is done by this machine's own cores: side by side they would disturb each other's times.
 _HERE = frozenset({"local", "emulated", "simulated"})
 ALL = "all"
+# After Ctrl-C; a thread that waits inside a C function hears of it afterwards, and ends with the process at the latest.
+_INTERRUPT_SECONDS = 15.0
 
 
 def named_devices(wanted: Sequence[str]) -> list[str]:
@@ -43,7 +46,8 @@ def named_devices(wanted: Sequence[str]) -> list[str]:
 def abreast(devices: Sequence[DeviceIdentity], work: Callable[[DeviceIdentity], T]) -> list[T]:
     """`work` for each device, side by side where they are machines of their own; the results in the order of `devices`.
 
-    An exception of one lets the others finish what they have begun with, and is raised then: what they made is in the workspace.
+    An exception of one lets the others finish what they have begun with, and is raised then: what they made is in the workspace. Ctrl-C ends
+    all of them at once, each as it would end alone.
     """
     lanes: dict[str, list[int]] = {}
     for place, device in enumerate(devices):
@@ -51,25 +55,39 @@ def abreast(devices: Sequence[DeviceIdentity], work: Callable[[DeviceIdentity], 
     if len(lanes) < 2:
         return [work(device) for device in devices]
     results: dict[int, T] = {}
+    errors: list[BaseException] = []
     stopped = threading.Event()
 
     def run(places: Sequence[int]) -> None:
-        for place in places:
-            if stopped.is_set():
-                return
-            try:
-                results[place] = work(devices[place])
-            except BaseException:
-                stopped.set()
-                raise
-
-    with ThreadPoolExecutor(max_workers=len(lanes), thread_name_prefix="device") as pool:
-        # Each thread with who listens to progress here.
-        futures = [pool.submit(copy_context().run, run, places) for places in lanes.values()]
         try:
-            for future in futures:
-                future.result()
-        except BaseException:
+            for place in places:
+                if not stopped.is_set():
+                    results[place] = work(devices[place])
+        except BaseException as error:
+            errors.append(error)
             stopped.set()
-            raise
+
+    # Each thread with who listens to progress here.
+    threads = [threading.Thread(target=copy_context().run, args=(run, places), name=f"device-{name}", daemon=True) for name, places in lanes.items()]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as interrupt:
+        stopped.set()
+        _interrupt(threads, type(interrupt))
+        raise
+    if errors:
+        raise errors[0]
     return [results[place] for place in range(len(devices))]
+
+
+def _interrupt(threads: Sequence[threading.Thread], kind: type[BaseException]) -> None:
+    """Python tells the main thread alone of Ctrl-C: raise the same in the others, so that workers are killed and nothing half done is left."""
+    for thread in threads:
+        if thread.is_alive() and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(kind))
+    deadline = time.monotonic() + _INTERRUPT_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

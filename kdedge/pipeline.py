@@ -25,8 +25,7 @@ from kdedge.artifact import (
 )
 from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
-from kdedge.devices import open_device
-from kdedge.devices.catalog import detect
+from kdedge.devices import open_device, profile_of
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.fleet import abreast, named_devices
 from kdedge.gate import decide, parse_policy
@@ -185,7 +184,7 @@ def measure_one(
         latency = Latency("not-run", f"{device.name} is emulated: how fast it runs says nothing about any device")
     elif fidelity.status == "ok" and latency_too:
         latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label)
-    profile = None if proxy or latency.status != "ok" else detect(device.fingerprint)
+    profile = None if proxy or latency.status != "ok" else profile_of(device)
     if profile is not None:
         work = workspace.stage("kdedge.exporters.work:work_of", artifact, label=label)
         how = conditions_of(artifact.target, artifact.runtime, artifact.options, profile, device.fingerprint)

@@ -6,10 +6,11 @@ attribute (`Documentation/ABI/testing/sysfs-devices-system-cpu`). No phone has r
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Dict, List
 
-from .reach import Reach, number_of, output_of, text_of
+from .reach import Reach, number_in, number_of, output_of, text_of
 
 # android.os.PowerManager.THERMAL_STATUS_*; from `moderate` on the system slows work down that people notice.
 THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
@@ -88,11 +89,11 @@ def parse_battery(text: str) -> Dict[str, Any]:
     found: Dict[str, Any] = {"powered_by": []}
     unknown = []
     lines = [line for line in map(str.strip, text.splitlines()) if line]
-    scale = next((int(number) for number in re.findall(r"^scale: (\d+)$", "\n".join(lines), re.MULTILINE)), 100)
+    scale = next((number_in(line[len("scale:") :]) for line in lines if line.startswith("scale:")), 100)
     for line in lines:
         name, _, value = line.partition(":")
         value = value.strip()
-        number = int(value) if re.fullmatch(r"-?\d+", value) else None
+        number = number_in(value)
         if name.endswith(" powered"):
             if value == "true":
                 found["powered_by"].append(name[: -len(" powered")])
@@ -148,7 +149,11 @@ def facts(reach: Reach) -> Dict[str, Any]:
 
 def _temperature(line: str) -> Any:
     pairs = dict(re.findall(r"m(Value|Type|Name|Status)=([^,}]*)", line))
+    kind, status = number_in(pairs.get("Type", "")), number_in(pairs.get("Status", ""))
     try:
-        return {"celsius": float(pairs["Value"]), "type": int(pairs["Type"]), "name": pairs["Name"], "status": int(pairs["Status"])}
-    except (KeyError, ValueError):
+        celsius = float(pairs.get("Value", ""))
+    except ValueError:
         return None
+    # A sensor that is not there reads NaN.
+    known = kind is not None and status is not None and "Name" in pairs and math.isfinite(celsius)
+    return {"celsius": celsius, "type": kind, "name": pairs["Name"], "status": status} if known else None

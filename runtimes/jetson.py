@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-from .reach import Reach, number_of, output_of, text_of
+from .reach import Reach, number_in, number_of, output_of, text_of
 
 _RELEASE = "/etc/nv_tegra_release"
 _COMPATIBLE = "/proc/device-tree/compatible"
@@ -56,8 +56,8 @@ def parse_nvpmodel(text: str) -> Dict[str, Any]:
         name = re.search(r"NV Power Mode:\s*(\S+)", line)
         if name:
             found["power_mode"] = name.group(1)
-        elif re.fullmatch(r"\d+", line):
-            found["power_mode_id"] = int(line)
+        elif number_in(line) is not None:
+            found["power_mode_id"] = number_in(line)
         else:
             unknown.append(line)
     if unknown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from .reach import Reach, number_of, text_of
+from .reach import Reach, number_in, number_of, text_of
 
 _CPUS = "/sys/devices/system/cpu/cpu[0-9]*/"
 # A Jetson's zone reads this while the part that it measures is switched off (NVIDIA, "Platform Power and Performance", r36: -256 C).
@@ -54,9 +54,10 @@ def parse_time_in_state(text: str) -> Dict[str, int]:
     """kHz -> ticks of 10 ms; lines of another shape are passed over."""
     found = {}
     for line in text.splitlines():
-        words = line.split()
-        if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
-            found[words[0]] = int(words[1])
+        khz, _, ticks = line.strip().partition(" ")
+        spent = number_in(ticks)
+        if spent is not None and number_in(khz) is not None:
+            found[khz] = spent
     return found
 
 
@@ -71,15 +72,15 @@ def steal_ticks(reach: Reach) -> Optional[int]:
     """Time that a hypervisor gave to others, in ticks, all cores together."""
     # /proc/stat, first line: cpu user nice system idle iowait irq softirq steal ...
     words = (text_of(reach, "/proc/stat") or "").split("\n", 1)[0].split()
-    return int(words[8]) if len(words) > 8 and words[0] == "cpu" else None
+    return number_in(words[8]) if len(words) > 8 and words[0] == "cpu" else None
 
 
 def field_of(reach: Reach, path: str, name: str) -> Optional[int]:
     """The number behind a name in a file of `name number` lines."""
     for line in (text_of(reach, path) or "").splitlines():
         words = line.split()
-        if len(words) > 1 and words[0] == name and words[1].isdigit():
-            return int(words[1])
+        if len(words) > 1 and words[0] == name:
+            return number_in(words[1])
     return None
 
 

@@ -14,7 +14,6 @@ _SINCE_START = 16
 PMIC_FIT = (1.1451, 0.5879)
 
 THROTTLED = ("vcgencmd", "get_throttled")
-TEMPERATURE = ("vcgencmd", "measure_temp")
 PMIC = ("vcgencmd", "pmic_read_adc")
 
 
@@ -25,7 +24,7 @@ def is_raspberry_pi(reach: Reach) -> bool:
 
 def parse_throttled(text: str) -> Optional[int]:
     """The bits of `throttled=0x50005`, or None where the text is of another shape."""
-    match = re.search(r"throttled=0x([0-9a-fA-F]+)", text)
+    match = re.search(r"throttled=0x([0-9a-fA-F]{1,8})\b", text)
     return int(match.group(1), 16) if match else None
 
 
@@ -53,12 +52,6 @@ def masked(before: int) -> List[str]:
     return since_start(before)
 
 
-def parse_temperature(text: str) -> Optional[float]:
-    """Degrees Celsius of `temp=48.3'C`, or None."""
-    match = re.search(r"temp=(-?[\d.]+)", text)
-    return float(match.group(1)) if match else None
-
-
 def parse_pmic(text: str) -> Dict[str, Any]:
     """`rails_mw`: the rails of which a Pi 5 tells both volts and amperes; `volts`: those without amperes; `sum_mw`; `unknown`.
 
@@ -68,7 +61,7 @@ def parse_pmic(text: str) -> Dict[str, Any]:
     values: Dict[str, Dict[str, float]] = {"A": {}, "V": {}}
     unknown = []
     for line in filter(None, map(str.strip, text.splitlines())):
-        match = re.match(r"(\w+)_([AV])[\s:=]+(?:(?:current|volt)\(\d+\)\s*=\s*)?(-?[\d.]+)\s*[AV]?$", line)
+        match = re.match(r"(\w+)_([AV])[\s:=]+(?:(?:current|volt)\(\d+\)\s*=\s*)?(-?\d{1,9}(?:\.\d+)?)\s*[AV]?$", line)
         if match:
             values[match.group(2)][match.group(1)] = float(match.group(3))
         else:

@@ -56,10 +56,16 @@ def text_of(reach: Reach, path: str) -> Optional[str]:
 
 def number_of(reach: Reach, path: str) -> Optional[int]:
     """The number in a file, or None where there is none."""
+    return number_in(text_of(reach, path) or "")
+
+
+def number_in(text: str) -> Optional[int]:
+    """The whole number that a text is; None where it is none, or one of more than 64 bits, which no kernel writes."""
     try:
-        return int(reach.read(path))
-    except (OSError, ValueError):
+        number = int(text)
+    except ValueError:
         return None
+    return number if abs(number) < 1 << 64 else None
 
 
 def output_of(reach: Reach, argv: Sequence[str]) -> Optional[str]:

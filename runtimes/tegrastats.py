@@ -12,6 +12,8 @@ from typing import Any, Callable, Dict, List, Match, Optional, Pattern, Tuple
 from .linux import SWITCHED_OFF_C
 
 _Found = Dict[str, Any]
+# Ten times the longest line seen; Python refuses numbers of more than 4300 digits.
+_MOST_CHARACTERS = 4000
 
 
 def parse_line(line: str) -> Dict[str, Any]:
@@ -24,9 +26,9 @@ def parse_line(line: str) -> Dict[str, Any]:
     found: _Found = {}
     unknown: List[str] = []
     place = 0
-    text = line.strip()
+    text = line.strip()[:_MOST_CHARACTERS]
     while place < len(text):
-        if text[place] == " ":
+        if text[place].isspace():
             place += 1
             continue
         for pattern, take in _FIELDS:
@@ -36,10 +38,9 @@ def parse_line(line: str) -> Dict[str, Any]:
                 place = match.end()
                 break
         else:
-            word = re.compile(r"\S+").match(text, place)
-            assert word is not None  # `place` stands on a character that is no space
-            unknown.append(word.group())
-            place = word.end()
+            word = text[place:].split(None, 1)[0]
+            unknown.append(word)
+            place += len(word)
     if unknown:
         found["unknown"] = unknown
     return found
@@ -122,10 +123,10 @@ _FIELDS: List[Tuple[Pattern[str], Callable[[_Found, Match[str]], None]]] = [
     (re.compile(r"SWAP (\d+)/(\d+)MB(?: \(cached (\d+)MB\))?" + _END), _swap),
     (re.compile(r"IRAM \d+/\d+kB ?\(lfb \d+kB\)" + _END), _nothing),
     (re.compile(r"(?:CPU|cpu) \[([^\]]*)\](?:@(\d+))?" + _END), _cpus),
-    (re.compile(r"GR3D(?:_FREQ)? (?:off|(?=\S)(?:(\d+)%)?(?:@(?:\[([\d,]+)\]|(\d+)))?)" + _END), _gpu),
+    (re.compile(r"GR3D(?:_FREQ)? (?:off|(?=\S)(?:(\d+)%)?(?:@(?:\[(\d+(?:,\d+)*)\]|(\d+)))?)" + _END), _gpu),
     (re.compile(r"EMC(?:_FREQ)? (\d+)%(?:@(\d+))?" + _END), _emc),
     (re.compile(r"MTS fg \d+% bg \d+%" + _END), _nothing),
-    (re.compile(r"(\w+)@(-?[\d.]+)C" + _END), _temperature),
+    (re.compile(r"(\w+)@(-?\d{1,4}(?:\.\d+)?)C" + _END), _temperature),
     (re.compile(r"([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?" + _END), _rail),
     (re.compile(r"([A-Z][A-Z0-9_]*) (?:(off)|(?:(\d+)%)?@(\d+)|(\d+))" + _END), _engine),
 ]

@@ -58,11 +58,9 @@ def make_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def _devices(times: dict[str, float]) -> Iterator[str]:
-    same = dict.fromkeys(times, MILLISECONDS)
-    yield f"same: {{transport: 'simulated:quiet', set: {{milliseconds: {json.dumps(same)}}}}}"
     yield f"slower: {{transport: 'simulated:quiet', set: {{milliseconds: {json.dumps(times)}}}}}"
-    yield f"loud: {{transport: 'simulated:noisy', set: {{milliseconds: {json.dumps(same)}, launch_sd: 0.3}}}}"
-    yield f"hot: {{transport: 'simulated:throttle', set: {{milliseconds: {json.dumps(same)}}}}}"
+    for name, scenario, more in (("same", "quiet", ""), ("loud", "noisy", ", launch_sd: 0.3"), ("hot", "throttle", "")):
+        yield f"{name}: {{transport: 'simulated:{scenario}', set: {{milliseconds: {MILLISECONDS}{more}}}}}"
 
 
 def sha256(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,23 @@ def test_progress_of_each_device_reaches_who_listens_here() -> None:
     with progress.listening(listener):
         abreast([identity("a"), identity("b")], lambda device: progress.message(device.name))
     assert sorted(listener.said) == ["a", "b"]
+
+
+def test_ctrl_c_ends_every_device_as_it_would_end_alone() -> None:
+    """Python raises it in the main thread only, and a device may be at work for hours."""
+    together, ended = threading.Barrier(2, timeout=20), []
+
+    def work(device: DeviceIdentity) -> str:
+        try:
+            together.wait()
+            if device.name == "a":
+                signal.raise_signal(signal.SIGINT)
+            while True:
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            ended.append(device.name)
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        abreast([identity("a"), identity("b")], work)
+    assert sorted(ended) == ["a", "b"]

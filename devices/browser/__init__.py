@@ -21,7 +21,7 @@ from kdedge.devices.browser.control import RunningDesk, running_desk
 from kdedge.devices.browser.desk import Desk
 from kdedge.devices.browser.facts import device_name, identity
 from kdedge.devices.browser.server import PageServer, start
-from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError, DeviceUnresponsive
 from kdedge.runtimes.job import Job, Result
@@ -40,6 +40,7 @@ def open_device(name: str, settings: DeviceSettings) -> Device:
         DeviceError: onnxruntime-web is not here, or several pages are open and none is named.
         DeviceUnresponsive: nobody opened the page in time.
     """
+    refuse_others(name, settings, (), "a browser lets nobody set anything")
     desk, version = _desk()
     page, facts = _wait_for_page(desk, settings.address)
     # By the name that it has now: another page, which may open later, is not the machine of this identity.

@@ -10,18 +10,13 @@ One file a program: which runtime it is, how it is called, and what it prints. E
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from kdedge.devices.native import executorch, litert, onnx_test_runner, onnxruntime_perf_test
 
-# Name under which the user supplies a program -> its module. A job goes to the first that takes it.
+# Name under which the user supplies a program -> its module. A job goes to the first that takes it. Modules and not their names: what a
+# measurement is keyed by follows imports.
 PROGRAMS = {
-    "onnxruntime_perf_test": "kdedge.devices.native.onnxruntime_perf_test",
-    "onnx_test_runner": "kdedge.devices.native.onnx_test_runner",
-    "benchmark_model": "kdedge.devices.native.litert",
-    "executor_runner": "kdedge.devices.native.executorch",
+    "onnxruntime_perf_test": onnxruntime_perf_test,
+    "onnx_test_runner": onnx_test_runner,
+    "benchmark_model": litert,
+    "executor_runner": executorch,
 }
-
-
-def program(name: str) -> ModuleType:
-    """The module of a program."""
-    return importlib.import_module(PROGRAMS[name])

@@ -5,6 +5,7 @@ Batches go to the device in portions: one transfer there, one script that calls 
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def validate(job: Job, folder: Path, bench: Bench, arguments: Arguments, outputs
 
 def _run(portion: Sequence[tuple[Arrays, int]], bench: Bench, arguments: Arguments, outputs: Outputs, writer: _Writer) -> None:
     there, back = f"{bench.work}/inputs", f"{bench.work}/outputs"
-    lines = [f"cd '{bench.work}' || exit 1"]
+    lines = [f"cd {shlex.quote(bench.work)} || exit 1"]
     with tempfile.TemporaryDirectory(prefix="kdedge-native-") as name:
         here = Path(name)
         for call, (inputs, _) in enumerate(portion):
@@ -66,13 +67,14 @@ def _run(portion: Sequence[tuple[Arrays, int]], bench: Bench, arguments: Argumen
             for position, array in enumerate(inputs.values()):
                 (here / f"inputs/{call}/input-{position}.bin").write_bytes(np.ascontiguousarray(array).tobytes())
             line = bench.line(arguments(inputs, f"{there}/{call}", f"{back}/{call}"))
+            log = shlex.quote(f"{back}/{call}/{_LOG}")
             # What a program printed last says why it failed, and is the last line of this script's own output.
-            lines.append(f"mkdir -p '{back}/{call}' && {line} >'{back}/{call}/{_LOG}' 2>&1 || {{ code=$?; cat '{back}/{call}/{_LOG}'; exit $code; }}")
+            lines.append(f"mkdir -p {shlex.quote(f'{back}/{call}')} && {line} >{log} 2>&1 || {{ code=$?; cat {log}; exit $code; }}")
         (here / "inputs/run.sh").write_text("\n".join(lines) + "\n")
         bench.transport.push(here / "inputs", there)
-        bench.checked(f"sh '{there}/run.sh'")
+        bench.checked(f"sh {shlex.quote(f'{there}/run.sh')}")
         bench.transport.pull(back, here / "outputs")
-        bench.checked(f"rm -rf '{there}' '{back}'")
+        bench.checked(f"rm -rf {shlex.join([there, back])}")
         for call, (inputs, count) in enumerate(portion):
             rows = len(next(iter(inputs.values())))
             printed = (here / f"outputs/{call}" / _LOG).read_text(encoding="utf-8", errors="replace")

@@ -26,15 +26,13 @@ from typing import Any
 
 import numpy as np
 
-# Compiled copies would be files that the manifest does not list.
-sys.dont_write_bytecode = True
-
 PACKAGE = "kdedge_worker"
 CODES = {"ok": 0, "failed": 1, "damaged": 2, "not-run": 3}
 
 
 def main() -> int:
     """Run the check and print what came of it."""
+    sys.dont_write_bytecode = True  # compiled copies would be files that the manifest does not list
     parser = argparse.ArgumentParser(description="Check this bundle: its files, and what its artifact answers.")
     parser.add_argument("bundle", nargs="?", type=Path, default=Path(__file__).resolve().parent, help="the bundle's folder (this one)")
     parser.add_argument("--worker", default=PACKAGE, help="the Python package that opens runtimes")
@@ -88,19 +86,7 @@ def run_artifact(bundle: Path, manifest: dict[str, Any], folder: Path, worker: s
     if carried:
         sys.path.insert(0, str(bundle))
     job = importlib.import_module(worker + ".job")
-    artifact, cases = manifest["artifact"], manifest["golden"]["cases"]
-    job.write_job(
-        str(folder),
-        job.Job(
-            kind="validate",
-            runtime=artifact["runtime"],
-            graphs={graph["name"]: [str(bundle / path) for path in graph["files"]] for graph in artifact["graphs"]},
-            options=artifact["options"],
-            buckets=[{name: str(bundle / path) for name, path in case["inputs"].items()} for case in cases],
-            batch=artifact["batch"]["size"],
-            fixed_batch=artifact["batch"]["fixed"],
-        ),
-    )
+    job.write_job(str(folder), job.Job(**described(bundle, manifest)))
     # Another package than the one carried must not find its modules in a bundle that it is to judge.
     roots = ([str(bundle)] if carried else []) + ([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
@@ -120,6 +106,20 @@ def run_artifact(bundle: Path, manifest: dict[str, Any], folder: Path, worker: s
             "outputs": [],
         }
     return {"status": result.status, "reason": result.reason, "runtime_version": result.runtime_version, "outputs": result.outputs}
+
+
+def described(bundle: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The job that runs the golden inputs, by its fields."""
+    artifact, cases = manifest["artifact"], manifest["golden"]["cases"]
+    return {
+        "kind": "validate",
+        "runtime": artifact["runtime"],
+        "graphs": {graph["name"]: [str(bundle / path) for path in graph["files"]] for graph in artifact["graphs"]},
+        "options": artifact["options"],
+        "buckets": [{name: str(bundle / path) for name, path in case["inputs"].items()} for case in cases],
+        "batch": artifact["batch"]["size"],
+        "fixed_batch": artifact["batch"]["fixed"],
+    }
 
 
 def compare(bundle: Path, golden: dict[str, Any], folder: Path, written: list[dict[str, str]], report: dict[str, Any]) -> None:

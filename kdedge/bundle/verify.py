@@ -12,13 +12,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kdedge.bundle import self_check
 from kdedge.bundle.manifest import MANIFEST, FileEntry, describe_file, entries_of, read_manifest, safe_path
 from kdedge.bundle.pack import DATA_FOLDERS, code_files
+from kdedge.devices import open_device
+from kdedge.devices.jobs import run_job
 from kdedge.errors import BundleError
+from kdedge.runtimes.job import Job
 
 EXIT_CODES = {"ok": 0, "files-only": 0, "failed": 1, "not-run": 3}
 
@@ -29,7 +34,7 @@ class VerifyReport:
 
     `status`: ok (whole, and the artifact answers as it must) | failed (whole, but it does not) | not-run (whole; `reason` says why the
     artifact cannot run here) | files-only (whole; running was not asked for). `sqnr_db`: signal to noise against the golden outputs, by name.
-    `own_code`: the bundle carries the code of another kdedge, so this installation's did the check.
+    `own_code`: the bundle carries the code of another kdedge, so this installation's did the check. `device`: where it ran, "" for this machine.
     """
 
     name: str
@@ -44,6 +49,7 @@ class VerifyReport:
     minimum_sqnr_db: float = 0.0
     golden_source: str = ""
     own_code: bool = False
+    device: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -58,7 +64,7 @@ class VerifyReport:
             lines.append("checked with the code of this installation: the bundle carries that of another kdedge")
         match self.status:
             case "ok":
-                lines.append(f"it answers as it must, on {self.runtime_version}:")
+                lines.append(f"it answers as it must, on {', '.join(filter(None, [self.device, self.runtime_version]))}:")
             case "failed":
                 lines.append(f"FAILED: {self.reason}")
             case "not-run":
@@ -71,10 +77,11 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyReport:
-    """Check a bundle's files, then run its golden examples in a process of its own.
+def verify(bundle: Path, run: bool = True, *, device: str = "", timeout: float = 600.0) -> VerifyReport:
+    """Check a bundle's files, then run its golden examples in a process of its own; with `device`, there, by this installation's own code.
 
     Raises:
+        DeviceError: there is no such device, or it is lost.
         BundleError: it is no bundle, of another schema, or not whole: a file that is missing, changed, not listed, a link, or a path that
             leaves the folder.
     """
@@ -88,7 +95,7 @@ def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyR
         _same(describe_file(root, entry.path), entry, root)
     _names_listed_files_only(manifest, entries, root)
     artifact, golden = manifest["artifact"], manifest["golden"]
-    own_code = not _carries_this_code(entries)
+    own_code = not device and not _carries_this_code(entries)
     facts: dict[str, Any] = {
         "name": str(manifest["name"]),
         "target": str(artifact["target"]),
@@ -100,7 +107,7 @@ def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyR
     }
     if not run:
         return VerifyReport(**facts, status="files-only")
-    found = _self_check(root, own_code, timeout)
+    found = _on_device(root, manifest, device, timeout) if device else _self_check(root, own_code, timeout)
     return VerifyReport(
         **facts,
         status=found["status"],
@@ -108,6 +115,7 @@ def verify(bundle: Path, run: bool = True, *, timeout: float = 600.0) -> VerifyR
         runtime_version=f"{artifact['runtime']} {found['runtime_version']}",
         sqnr_db=dict(found["sqnr_db"]),
         own_code=own_code,
+        device=device,
     )
 
 
@@ -180,6 +188,24 @@ def _self_check(root: Path, own_code: bool, timeout: float) -> dict[str, Any]:
         return _failed(f"the self-check ended with code {done.returncode} and said nothing that can be read{': ' + words[-1] if words else ''}")
     if found.get("status") not in ("ok", "failed", "not-run"):
         return _failed(str(found.get("reason")))
+    return found
+
+
+def _on_device(root: Path, manifest: dict[str, Any], device: str, timeout: float) -> dict[str, Any]:
+    """What the self-check would say of the artifact on another device. The files are known to be whole."""
+    try:
+        job = Job(**self_check.described(root, manifest))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{root.name}: {MANIFEST} does not say what is needed to run the artifact: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="kdedge-verify-") as name:
+        folder = Path(name).resolve()
+        result = run_job(open_device(device), job, folder, timeout, "verify")
+        found: dict[str, Any] = {"status": result.status, "reason": result.reason, "runtime_version": result.runtime_version, "sqnr_db": {}}
+        if result.status == "ok":
+            try:
+                self_check.compare(root, manifest["golden"], folder, result.outputs, found)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                return _failed(f"its outputs cannot be compared: {type(error).__name__}: {error}")
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kdedge.errors import DeviceError
+from kdedge.errors import DeviceError, KdedgeError
 
 # How each kind of device is named, for people.
 _NAMES = {
@@ -50,7 +50,7 @@ def probe_here(names: Sequence[str], as_json: bool) -> int:
     """Open each device and say what it is. Returns the exit code: 0 where all answered, 2 otherwise.
 
     Raises:
-        KdedgeError: a name is none.
+        DeviceError: a pattern matches nothing.
     """
     from kdedge.devices import close_devices
     from kdedge.fleet import named_devices
@@ -60,7 +60,7 @@ def probe_here(names: Sequence[str], as_json: bool) -> int:
         for name in named_devices(names):
             try:
                 found.append(facts_of(name))
-            except DeviceError as error:
+            except KdedgeError as error:  # a device, or what it takes to reach one
                 found.append({"name": name, "error": str(error)})
     finally:
         close_devices()
@@ -78,12 +78,11 @@ def facts_of(name: str) -> dict[str, Any]:
     Raises:
         DeviceError: it cannot be reached.
     """
-    from kdedge.devices import open_device
-    from kdedge.devices.catalog import detect
+    from kdedge.devices import open_device, profile_of
     from kdedge.devices.sensors import over, sensors
 
     device = open_device(name)
-    profile = detect(device.identity.fingerprint)
+    profile = profile_of(device.identity)
     try:
         seen: Mapping[str, str] = sensors(over(device.transport))
     except DeviceError as error:

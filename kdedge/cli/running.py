@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +100,8 @@ class _Quiet:
 
 
 class _Shown:
-    """Stages as lines on standard error, the running one as a bar where that is a terminal."""
+    """Stages as lines on standard error. What runs now is a bar where that is a terminal: one a device where several work side by side, each told of
+    by a thread of its own."""
 
     def __enter__(self) -> tuple[progress.Listener, Callable[[StageEvent], None]]:
         from rich.console import Console
@@ -107,36 +109,39 @@ class _Shown:
 
         console = Console(stderr=True, highlight=False)
         self.bars = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not sys.stderr.isatty(),
         )
         self.bars.start()
-        self.tasks: dict[str, TaskID] = {}
+        self.lock = threading.Lock()
+        self.tasks: dict[int, dict[str, TaskID]] = {}  # by thread
         return self, self.event
 
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
 
     def advance(self, what: str, done: int, total: int, note: str) -> None:
-        if what not in self.tasks:
-            self.tasks[what] = self.bars.add_task(what, total=total, note=note)
-        self.bars.update(self.tasks[what], completed=done, total=total, note=note)
+        with self.lock:
+            own = self.tasks.setdefault(threading.get_ident(), {})
+            if what not in own:
+                own[what] = self.bars.add_task(what, total=total, note=note)
+            self.bars.update(own[what], completed=done, total=total, note=note)
 
     def message(self, text: str) -> None:
         self.bars.console.print(f"  {text}", markup=False)
 
     def event(self, event: StageEvent) -> None:
-        for task in self.tasks.values():
-            self.bars.remove_task(task)
-        self.tasks.clear()
         took = "cached" if event.cached else f"{event.seconds:.1f} s"
-        self.bars.console.print(f"{event.name:<56}{took:>10}", markup=False)
+        with self.lock:
+            for task in self.tasks.pop(threading.get_ident(), {}).values():
+                self.bars.remove_task(task)
+            self.bars.console.print(f"{event.name:<56}{took:>10}", markup=False)
 
 
 def listener_of(quiet: bool) -> _Quiet | _Shown:

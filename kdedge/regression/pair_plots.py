@@ -164,4 +164,4 @@ def _whole_numbers(axes: Any, count: int) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside upper left", fontsize=10, frameon=False, ncols=2)
+    figure.legend(loc="outside upper left", fontsize=10, frameon=False, ncols=2 if figure.get_figwidth() < _WIDE[0] else 5)

@@ -20,8 +20,9 @@ from kdedge.artifact import Dimension
 from kdedge.bundle import self_check
 from kdedge.bundle import verify as module
 from kdedge.bundle.manifest import MANIFEST, manifest_bytes
+from kdedge.bundle.pack import pack
 from kdedge.bundle.verify import verify
-from kdedge.errors import BundleError
+from kdedge.errors import BundleError, DeviceError
 
 
 @pytest.fixture
@@ -108,8 +109,6 @@ def test_an_artifact_that_answers_otherwise_fails_and_says_by_how_much(work: Any
     images = work.images()
     cell = work.cell(images)
     cell.fidelity.outputs["logits"] = work.save("wrong.npy", work.logits(images)[:, ::-1].copy())
-    from kdedge.bundle.pack import pack
-
     made = pack(cell, work.inputs(images), work.references(images), "digits", folder=tmp_path)
     report = verify(made.path)
     assert (report.status, report.exit_code) == ("failed", 1)
@@ -394,3 +393,37 @@ def test_a_damaged_bundle_is_noticed_by_the_self_check_alone(bundle: Path) -> No
     done = subprocess.run([sys.executable, str(bundle / "self_check.py"), "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "damaged"
+
+
+# ---- on a device
+
+
+def test_on_a_device_it_answers_as_it_must_and_no_code_of_the_bundle_runs(bundle: Path) -> None:
+    (bundle / "self_check.py").write_text("raise SystemExit('foreign code')")
+    relist(bundle, "self_check.py")
+    report = verify(bundle, device="simulated:quiet")
+    assert (report.status, report.exit_code, report.device) == ("ok", 0, "simulated:quiet"), report.text
+    assert "it answers as it must, on simulated:quiet, onnxruntime 1." in report.text
+    assert report.sqnr_db["logits"] == "identical" or report.sqnr_db["logits"] > 100
+
+
+def test_on_a_device_other_answers_and_an_unknown_runtime_fail(work: Any, tmp_path: Path) -> None:
+    images = work.images()
+    cell = work.cell(images)
+    cell.fidelity.outputs["logits"] = work.save("wrong.npy", work.logits(images)[:, ::-1].copy())
+    made = pack(cell, work.inputs(images), work.references(images), "digits", folder=tmp_path)
+    report = verify(made.path, device="local")
+    assert (report.status, report.exit_code) == ("failed", 1)
+    assert "`logits` differs" in report.reason
+    rewrite(made.path, lambda said: said["artifact"].update(runtime="executorch"))
+    unknown = verify(made.path, device="local")
+    assert unknown.status == "failed"
+    assert "executorch" in unknown.reason
+
+
+def test_a_device_that_does_not_exist_is_named_and_a_job_that_cannot_be_made_too(bundle: Path) -> None:
+    with pytest.raises(DeviceError, match="there is no device `nowhere`"):
+        verify(bundle, device="nowhere")
+    rewrite(bundle, lambda said: said["artifact"].pop("batch"))
+    with pytest.raises(BundleError, match="does not say what is needed to run the artifact"):
+        verify(bundle, device="local")

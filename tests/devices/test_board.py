@@ -353,3 +353,51 @@ def test_a_full_disk_is_named_before_anything_is_begun(archive: Path, tmp_path: 
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
         small.rmdir()
+
+
+def test_a_board_that_stayed_away_is_waited_for_once_and_not_once_a_job(root: Path, archive: Path, tmp_path: Path) -> None:
+    def watch(kind: str, at: int, when: str) -> None:
+        if away:
+            raise Disconnected("no route to it")
+
+    away = [True]
+    transport = Watched(watch)
+    made = runner(root, archive, transport, replace(QUICK, outage=0.5))
+    for times in ("many", "once", "once"):
+        before = len(transport.calls)
+        with pytest.raises(Disconnected):
+            made.run(fake_job(tmp_path), tmp_path, 60, "")
+        assert (len(transport.calls) - before == 1) == (times == "once")
+    away.clear()
+    (tmp_path / "job").mkdir()
+    assert made.run(fake_job(tmp_path), tmp_path / "job", 60, "").status == "ok"
+    away.append(True)
+    before = len(transport.calls)
+    with pytest.raises(Disconnected):
+        made.run(fake_job(tmp_path), tmp_path, 60, "")
+    assert len(transport.calls) - before > 1  # it had come back
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"outputs": None}, "outputs"),
+        ({"outputs": [1]}, "outputs"),
+        ({"outputs": [{"doubled": 1}]}, "outputs"),
+        ({"facts": [], "iterations": "many"}, "iterations, facts"),
+        ({"status": "fine"}, "status"),
+        ({"peak_memory_bytes": "all"}, "peak_memory_bytes"),
+    ],
+)
+def test_a_result_that_has_not_the_form_of_one_is_a_failure(change: dict[str, object], wrong: str, root: Path, archive: Path, tmp_path: Path) -> None:
+    class Foreign(LocalTransport):
+        def pull(self, remote: str, local: Path) -> None:
+            super().pull(remote, local)
+            result = json.loads((local / "result.json").read_text())
+            (local / "result.json").write_text(json.dumps({**result, **change}))
+
+    foreign = runner(root, archive, Foreign())
+    result = run_job(Device(IDENTITY, LocalTransport(), sys.executable, foreign), fake_job(tmp_path), tmp_path / "job", 60)
+    foreign.close()
+    assert (result.status, result.reason) == ("failed", f"the worker's result has no usable {wrong}")

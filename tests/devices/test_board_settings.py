@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,71 @@ def test_another_power_mode_is_another_environment(archive: Path, tmp_path: Path
 
 
 def test_this_machine_is_never_set_by_the_way() -> None:
-    with pytest.raises(DeviceError, match="`set` and `runners` are for boards"):
+    with pytest.raises(DeviceError, match="`set` cannot be set for it: settings are for boards and phones"):
         local.open_device("local", DeviceSettings(set={"governor": "performance"}))
-    with pytest.raises(DeviceError, match="`set` would change this machine"):
+    with pytest.raises(DeviceError, match="`set` cannot be set for it: it runs on this machine"):
         open_emulated("emulated:cortex-a76", DeviceSettings(address="cortex-a76", set={"governor": "performance"}))
+
+
+def test_a_lease_that_ran_out_in_between_has_everything_set_again(archive: Path, tmp_path: Path) -> None:
+    """Another host had the board meanwhile: it undid what was set, and left it so."""
+    transport = Settable(settable(tmp_path / "board"))
+    device = board(transport, tmp_path / "root", archive, {"governor": "performance"})
+    assert run_job(device, fake_job(tmp_path), tmp_path / "first", 60, "first").status == "ok"
+    assert isinstance(device.runner, BoardRunner)
+    lease = tmp_path / "root/lease" / device.runner._lease._number
+    (lease / "released").touch()  # as if it had run out
+    other = board(transport, tmp_path / "root", archive, {})
+    assert run_job(other, fake_job(tmp_path), tmp_path / "other", 60, "other").status == "ok"
+    assert isinstance(other.runner, BoardRunner)
+    other.runner.close()
+    assert run_job(device, fake_job(tmp_path), tmp_path / "second", 60, "second").status == "ok"
+    assert transport.governors == ["performance", "schedutil", "performance"]
+    device.runner.close()
+    assert standing(transport.board.folder)[GOVERNOR] == "schedutil"
+
+
+def test_another_interpreter_and_other_variables_are_another_environment_and_tell_no_path(archive: Path, tmp_path: Path) -> None:
+    def facts(**changes: Any) -> dict[str, str]:
+        settings = DeviceSettings(**changes)
+        return open_board("pi", "ssh", LocalTransport(), sys.executable, str(tmp_path / "root"), settings, archive).identity.fingerprint
+
+    plain = facts()
+    changed = [facts(python="/home/ann/venv/bin/python"), facts(environment={"TOKEN": "hunter2"}), facts(environment={"TOKEN": "hunter3"})]
+    assert len({str(each) for each in (plain, *changed)}) == 4
+    assert facts(environment={"TOKEN": "hunter2"}) == changed[1]
+    assert not any(word in str(changed) for word in ("ann", "hunter"))
+
+
+def test_a_board_is_asked_what_it_is_with_the_variables_of_its_jobs(archive: Path, tmp_path: Path) -> None:
+    class Noting(LocalTransport):
+        def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+            if argv[-1] == "probe":
+                noted.append(dict(env or {}))
+            return super().run(argv, timeout, env)
+
+    noted: list[dict[str, str]] = []
+    settings = DeviceSettings(environment={"LD_LIBRARY_PATH": "/opt/lib"})
+    open_board("pi", "ssh", Noting(), sys.executable, str(tmp_path / "root"), settings, archive)
+    assert [each["LD_LIBRARY_PATH"] for each in noted] == ["/opt/lib"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("local", DeviceSettings(python="/usr/bin/python3"), "`python` cannot be set for it: settings are for boards"),
+        ("local", DeviceSettings(environment={"A": "b"}, root="/data"), "`root` and `environment` cannot be set"),
+        ("emulated", DeviceSettings("cortex-a76", python="/usr/bin/python3"), "`python` cannot be set for it: it runs on this machine"),
+        ("simulated", DeviceSettings("quiet", environment={"A": "b"}), "`environment` cannot be set for it: it is imagined"),
+        ("browser", DeviceSettings(set={"governor": "performance"}), "`set` cannot be set for it: a browser"),
+        ("ssh", DeviceSettings("pi", runners={"benchmark_model": Path("b")}), "`runners` cannot be set for it: native programs are for phones"),
+        (
+            "adb",
+            DeviceSettings("x", python="/p", runners={"benchmark_model": Path("b")}),
+            "`runners` cannot be set for it: its `python` does all jobs",
+        ),
+    ],
+)
+def test_a_setting_that_a_device_does_not_follow_is_refused(name: str, settings: DeviceSettings, said: str) -> None:
+    with pytest.raises(DeviceError, match=said):
+        importlib.import_module(f"kdedge.devices.{name}").open_device(name, settings)

@@ -115,3 +115,8 @@ def test_a_board_is_described_by_what_its_worker_prints() -> None:
 def test_what_is_no_description_is_refused(printed: str, said: str) -> None:
     with pytest.raises(DeviceError, match=f"device `orin`: .*{said}"):
         identity_from_probe("orin", "ssh", printed)
+
+
+def test_what_a_device_says_of_itself_does_not_steer_a_terminal() -> None:
+    said = {"schema": 1, "machines": ["aarch64"], "fingerprint": {"model": "Pi\x1b[2J\x07 5\n"}, "numpy": True}
+    assert identity_from_probe("pi", "ssh", json.dumps(said)).fingerprint["model"] == "Pi [2J  5 "

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdedge import devices
-from kdedge.devices import DEVICES, close_devices, open_device, own_devices, scheme_of
+from kdedge.devices import DEVICES, close_devices, open_device, own_devices, owners, profile_of, scheme_of
+from kdedge.devices.catalog import find_profile
 from kdedge.devices.device import Device, DeviceSettings
 from kdedge.devices.inventory import read_inventory
 from kdedge.devices.local import LocalTransport
@@ -68,6 +69,11 @@ def test_everything_that_the_file_says_is_read(file: Path, tmp_path: Path) -> No
         ("orin: ssh:orin.local\n", r":1: orin: here stand its keys: transport, python"),
         ("- orin\n", r":1: here stand devices by name"),
         ("orin: [\n", r":2: this is not YAML"),
+        ("orin:\n  transport: ssh:a\n  environment:\n    A=B: c\n", r":4: orin.environment.A=B: a variable's name is made of letters"),
+        (
+            "orin:\n  transport: adb:a\n  runners:\n    x: ~nobody-of-this-name/x\n",
+            r":4: orin.runners.x: ~nobody-of-this-name/x: this user has no",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_what_is_allowed(text: str, said: str, file: Path) -> None:
@@ -126,3 +132,38 @@ def test_a_device_with_a_runner_is_opened_once_with_what_the_file_says_and_close
     close_devices()
     assert Runner.closed == 2
     assert devices._opened == {}
+
+
+def test_an_alias_that_leads_round_in_a_circle_ends(file: Path) -> None:
+    file.write_text("orin:\n  transport: ssh:a\n  set: {a: &again {b: *again}}\n")
+    assert list(read_inventory(DEVICES)) == ["orin"]
+
+
+def test_windows_line_ends_and_its_mark_at_the_beginning_change_nothing(file: Path) -> None:
+    file.write_text(WHOLE)
+    plain = read_inventory(DEVICES)
+    file.write_bytes(b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").encode())
+    assert read_inventory(DEVICES) == plain
+
+
+def test_a_user_without_a_home_has_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # Path.home, of a user whom the system does not know
+
+    for name in ("KDEDGE_DEVICES", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert own_devices() == ["local"]
+    assert not owners.is_dead("0123456789abcdef-1")
+    owners._process_id.cache_clear()
+    assert owners.own_id()
+    owners._process_id.cache_clear()
+
+
+def test_the_entry_in_the_catalog_that_the_user_names_is_the_one(file: Path) -> None:
+    file.write_text("orin: {transport: 'ssh:a', profile: jetson-orin-nano}\npi: {transport: 'ssh:b'}\nbad: {transport: local, profile: jetsn-orin}\n")
+    named, unnamed = (profile_of(DeviceIdentity(name, "ssh", ("aarch64",), {"machine": "aarch64"})) for name in ("orin", "pi"))
+    assert (named, unnamed) == (find_profile("jetson-orin-nano"), None)
+    with pytest.raises(DeviceError, match="jetsn-orin"):
+        open_device("bad")

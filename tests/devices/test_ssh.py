@@ -289,3 +289,17 @@ def test_a_board_is_found_with_its_python_and_its_folder(config: None, server: S
 def test_a_board_whose_python_is_not_there_says_so(config: None) -> None:
     with pytest.raises(DeviceError, match=r"its Python /nowhere/python cannot run the worker: .*nowhere/python"):
         open_device("ssh:board", DeviceSettings("board", python="/nowhere/python"))
+
+
+def test_a_command_that_is_killed_there_is_a_lost_connection_whatever_it_said(transport: SshTransport) -> None:
+    """As when the board restarts; `Permission denied` are the command's words, not those of the login."""
+    with pytest.raises(Disconnected, match="the connection broke, or the device restarts"):
+        transport.run(["sh", "-c", "echo sh: cannot create x: Permission denied >&2; kill -9 -$(ps -o sid= -p $$ | tr -d ' ')"], 20)
+    assert transport.alive()
+
+
+def test_a_login_that_prints_something_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_sshd(tmp_path, 'ForceCommand echo Welcome home; eval "$SSH_ORIGINAL_COMMAND"') as talking:
+        monkeypatch.setenv("KDEDGE_SSH_CONFIG", str(talking.config))
+        with pytest.raises(DeviceError, match="its login prints 'Welcome home' before every command: let it print that at a terminal only"):
+            open_device("ssh:board", DeviceSettings("board"))

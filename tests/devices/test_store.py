@@ -219,3 +219,32 @@ def test_an_old_job_that_still_runs_stays(root: Path) -> None:
 
 def test_there_is_nothing_to_sweep_where_nothing_was_kept(root: Path) -> None:
     assert sweep(root, 14, 1) == {"jobs": 0, "files": 0, "bytes": 0}
+
+
+def test_two_hosts_that_send_the_same_file_at_once_do_not_disturb_each_other(root: Path, tmp_path: Path) -> None:
+    """Both found it missing, and the other was quicker; their processes may have the same number."""
+
+    class Slow(Copying):
+        def push(self, local: Path, remote: str) -> int:
+            sent = super().push(local, remote)
+            if not others:
+                others.append(Store(Copying(), str(root), "board").sent([model]))
+            return sent
+
+    others: list[int] = []
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"weights")
+    assert Store(Slow(), str(root), "board").sent([model]) == 7
+    assert others == [7]
+    assert [path.read_bytes() for path in (root / "store").iterdir()] == [b"weights"]
+
+
+def test_a_board_that_answers_something_else_is_a_sentence(root: Path, tmp_path: Path) -> None:
+    class Talking(Copying):
+        def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+            done = super().run(argv, timeout, env)
+            return Completed(done.returncode, "Welcome!\n" + done.stdout, done.stderr)
+
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    with pytest.raises(DeviceError, match="what it says of its files cannot be understood: 'Welcome!"):
+        Store(Talking(), str(root), "board").keep([tmp_path / "model.onnx"])

@@ -51,4 +51,4 @@ def test_another_number_of_found_things_is_said_and_another_rank_refused() -> No
     with pytest.raises(ExportError, match="has the shape"):
         compare_outputs([{"y": LOGITS}], [{"y": LOGITS[..., None]}])
     with pytest.raises(ExportError, match="is not finite"):
-        compare_outputs([{"y": LOGITS}], [{"y": LOGITS * np.inf}])
+        compare_outputs([{"y": LOGITS}], [{"y": np.full_like(LOGITS, np.inf)}])

@@ -39,11 +39,6 @@ def test_bits_that_were_set_hide_what_happens_again() -> None:
     assert pi.masked(0x5) == []
 
 
-def test_temperature() -> None:
-    assert pi.parse_temperature(BOARD["run vcgencmd measure_temp"]) == 48.3
-    assert pi.parse_temperature("temp=?") is None
-
-
 @pytest.mark.parametrize(
     "text",
     [

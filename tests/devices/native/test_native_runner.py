@@ -16,9 +16,10 @@ from tflite_for_tests import write_tflite
 
 from kdedge.devices.adb import open_device
 from kdedge.devices.device import Device, DeviceSettings
+from kdedge.devices.fingerprint import digest
 from kdedge.devices.jobs import run_job
 from kdedge.devices.lease import Lease, holder
-from kdedge.devices.native.runner import digest, mask_of
+from kdedge.devices.native.runner import mask_of
 from kdedge.errors import DeviceError, Disconnected
 from kdedge.runtimes.job import Job, LaunchRule, SustainedRule
 

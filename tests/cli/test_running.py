@@ -1,0 +1,94 @@
+"""What is shown while a recipe runs: one line a device where several work side by side, and no name is taken for markup."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from kdedge import progress
+from kdedge.cli.running import listener_of
+from kdedge.workspace import StageEvent
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    made = Terminal()
+    monkeypatch.setattr("sys.stderr", made)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    return made
+
+
+def side_by_side(*works: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_each_device_has_a_line_of_its_own_until_its_stage_ends(terminal: Terminal) -> None:
+    begun, looked = threading.Barrier(3, timeout=20), threading.Barrier(3, timeout=20)
+    with listener_of(quiet=False) as (listener, on_stage):
+        assert on_stage is not None
+
+        def device(name: str, ends: bool) -> Callable[[], None]:
+            def work() -> None:
+                listener.advance(f"profiling {name}", 1, 3, "")
+                begun.wait()
+                if ends:
+                    on_stage(StageEvent(f"profile {name}", "key", False, 1.0))
+                listener.advance(f"profiling {name}", 2, 3, "")
+                looked.wait()
+
+            return work
+
+        def look() -> None:
+            begun.wait()
+            looked.wait()
+            lines = [(task.description, task.completed, task.total) for task in listener.bars.tasks]  # type: ignore[union-attr]
+            assert sorted(lines) == [("profiling board", 2, 3), ("profiling phone", 2, 3)]
+
+        threading.excepthook, before = lambda told: wrong.append(told.exc_value), threading.excepthook
+        wrong: list[BaseException | None] = []
+        try:
+            side_by_side(device("board", ends=True), device("phone", ends=False), look)
+        finally:
+            threading.excepthook = before
+        assert wrong == []
+    assert "profile board" in terminal.getvalue()
+
+
+def test_many_devices_that_tell_at_once_lose_no_line_and_leave_none(terminal: Terminal) -> None:
+    with listener_of(quiet=False) as (listener, on_stage):
+        assert on_stage is not None
+
+        def device(name: str) -> Callable[[], None]:
+            def work() -> None:
+                for stage in range(5):
+                    for done in range(3):
+                        listener.advance(f"{name} {stage}", done, 3, "")
+                    on_stage(StageEvent(f"{name} {stage}", "key", False, 0.0))
+
+            return work
+
+        side_by_side(*(device(f"device{number}") for number in range(8)))
+        assert listener.bars.tasks == []  # type: ignore[union-attr]
+    lines = [line for line in terminal.getvalue().splitlines() if line.rstrip().endswith("0.0 s")]
+    assert len(lines) == 8 * 5
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(terminal: Terminal) -> None:
+    with listener_of(quiet=False) as (listener, _), progress.listening(listener):
+        progress.advance("validating fp32 on ssh:[/v6]", 0, 1, "[/note]")
+        listener.bars.refresh()  # type: ignore[union-attr]
+    assert "ssh:[/v6]" in terminal.getvalue()
+    assert "[/note]" in terminal.getvalue()
