@@ -119,12 +119,13 @@ def _write(subject: Subject, table: Any, weights: Any, dialect: Dialect, out: Pa
 
 
 def _distilled(subject: Subject, table: Any, weights: Any, dialect: Dialect, held: Arrays, steps: int, folder: Path) -> tuple[Any, Any, Any]:
-    """Learn from the float model on the training images that are not among the calibration examples, on which the gain is measured."""
-    from kdedge.exporters.quantize.aware import learn
+    """Learn from the float model on training images that are no calibration examples; the gain is measured on others of them, as a recipe does."""
+    from kdedge.exporters.quantize.aware import HELD, learn
     from kdedge.recipe import AwareSection
 
     with np.load(data_root() / "cifar10.npz", allow_pickle=False) as arrays:
-        images = arrays["x_train"][len(held["image"]) :]
+        others = arrays["x_train"][len(held["image"]) :]
+    judges, images = others[:HELD].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255), others[HELD:]
     section = AwareSection(steps=steps)
 
     def batches(first: int) -> Iterator[Arrays]:
@@ -132,7 +133,9 @@ def _distilled(subject: Subject, table: Any, weights: Any, dialect: Dialect, hel
             yield {"image": augmented(images, section.batch_size, step)}
 
     folder.mkdir(exist_ok=True)
-    learned = learn(subject.float, table, dialect, batches, batches_of(held, 128), section, weights=weights, folder=folder, what=subject.name)
+    learned = learn(
+        subject.float, table, dialect, batches, batches_of({"image": judges}, 128), section, weights=weights, folder=folder, what=subject.name
+    )
     return (learned.table, learned.tensors, learned.step) if learned.step.kept else (table, weights, learned.step)
 
 

@@ -63,17 +63,40 @@ def settings_on(transport: Transport, root: str, wanted: Mapping[str, Any]) -> I
     undo_left_over(transport, root)
     made: list[Change] = []
     try:
-        # In the order of SETTERS: a power mode decides which clocks there are to lock.
-        for name, plan in SETTERS.items():
-            if wanted.get(name) not in (None, False):
-                for change in plan(board, wanted[name]):
-                    board.note([*made, change])
-                    made.append(change)
-                    board.make(change)
+        for name in _order(board, wanted):
+            for change in SETTERS[name](board, wanted[name]):
+                board.note([*made, change])
+                made.append(change)
+                board.make(change)
         yield tuple(f"{change.name}: {change.before} -> {change.wanted}" for change in made)
     finally:
         if made:
             _undo(board, made)
+
+
+def _order(board: _Board, wanted: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be set, in the order of SETTERS: a power mode decides which clocks there are to lock.
+
+    But for limits of clocks that come down: the lower one goes first, for Linux would drag it along with the upper one, and what is read then
+    is not how it stood.
+    """
+    for name in SETTERS:
+        if wanted.get(name) is None or wanted[name] is False:
+            continue
+        if name == "max_khz" and wanted.get("min_khz") is not None:
+            yield from ("max_khz", "min_khz") if _limits_rise(board, wanted["min_khz"], wanted["max_khz"]) else ("min_khz", "max_khz")
+        elif name != "min_khz" or wanted.get("max_khz") is None:
+            yield name
+
+
+def _limits_rise(board: _Board, least: Any, most: Any) -> bool:
+    """Whether the lower limit goes above an upper one that stands."""
+    if not (str(least).isdecimal() and str(most).isdecimal()):
+        return False  # the setter says what is wrong with it
+    if int(least) > int(most):
+        raise DeviceError(f"set.min_khz: {least} is above set.max_khz, {most}")
+    standing = (board.ask(["cat", path]) or "" for path in board.expand(f"{_POLICIES}/scaling_max_freq"))
+    return any(text.isdecimal() and int(text) < int(least) for text in standing)
 
 
 def undo_left_over(transport: Transport, root: str) -> tuple[str, ...]:
@@ -280,7 +303,7 @@ def _allowed_clock(board: _Board, policy: str, value: str) -> str:
     least, most = (board.ask(["cat", f"{policy}/cpuinfo_{end}_freq"]) for end in ("min", "max"))
     if not least or not most:
         return "it names no limits"
-    return "" if value.isdigit() and int(least) <= int(value) <= int(most) else f"{least} to {most} kHz"
+    return "" if value.isdecimal() and int(least) <= int(value) <= int(most) else f"{least} to {most} kHz"
 
 
 def _stay_awake(board: _Board, value: Any) -> list[Change]:
@@ -305,4 +328,4 @@ SETTERS: dict[str, Callable[[_Board, Any], list[Change]]] = {
     "lock_clocks": _lock_clocks,
     "stay_awake": _stay_awake,
 }
-"""What a user may ask for, in the order in which it is made."""
+"""What a user may ask for, in the order in which it is made (but see `_order`)."""

@@ -1,7 +1,8 @@
 """`simulated:SCENARIO`: a device whose answers are right and whose times are made up, for everything that must be seen to work without hardware.
 
-`validate` jobs are done for real, as on `local`. `launch` jobs get times drawn from a scenario (`simulation.py`) on a virtual clock that starts when
-the device is opened. Its identity is of kind and machine `simulated`, which no target is for: its latency is a proxy's and never counts.
+`validate` jobs are done for real, as on `local`. `launch` jobs, but for sustained ones, get times drawn from a scenario (`simulation.py`) on a
+virtual clock that starts when the device is opened. Its identity is of kind and machine `simulated`, which no target is for: its latency is a
+proxy's and never counts.
 
 Settings (`set` in `devices.yaml`): `seed`; `milliseconds`, what an iteration takes on the undisturbed device: one number for every model, or a
 mapping of sha256 (or its beginning) to number; any field of `Scenario`. Without `milliseconds` the model is run here, and the fastest iteration
@@ -75,8 +76,11 @@ class SimulatedRunner:
             Disconnected: the scenario says so.
             DeviceError: a file of the job cannot be read.
         """
-        if job.kind != "launch":
+        if job.kind == "validate":
             return run_job(self._here, job, folder, timeout, name)
+        if job.kind != "launch" or job.sustained is not None:
+            what = "a sustained launch" if job.kind == "launch" else f"a job of the kind `{job.kind}`"
+            return Result("not-run", f"{what} cannot be simulated: a scenario makes up the times of bursts, no energy and no heat", job.runtime)
         described = self._undisturbed(job, folder, timeout)
         if described.status != "ok":
             return described

@@ -273,7 +273,7 @@ class SshTransport:
         self._connected = False
         if said.group:  # it had begun, and what is said may be its own: it was killed there, or the connection is lost
             self._was_connected = True
-            return Disconnected(f"device `{self._name}`: the connection broke, or the device restarts: a command there did not come to its end")
+            return Disconnected(f"device `{self._name}`: the connection is lost, or the device restarts: a command there did not come to its end")
         found = complaint(self._name, said.stderr, self._was_connected)
         if code not in (255, -signal.SIGKILL) and type(found) is Disconnected:
             return DeviceGone(f"device `{self._name}`: it runs no commands for us: {said.stderr.strip() or f'exit code {code}'}")

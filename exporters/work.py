@@ -59,8 +59,9 @@ def work_of_graph(model: ir.Model, sizes: Mapping[str, int], precisions: Mapping
                 depthwise=_depthwise(node, values),
                 sparse=values is not None and is_sparse(values, 1 if node.op_type in _CONVOLUTIONS else _summed(node, values)),
                 weights=values.size if first and values is not None else 0,
-                stored_bytes=values.nbytes if first and values is not None else 0,
+                stored_bytes=_stored_bytes(weight) if first and values is not None else 0,
                 values=_elements(node.inputs[0], shapes) + _elements(node.outputs[0], shapes),
+                unpadded=_unpadded(node, values, shapes),
             )
         )
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
@@ -93,6 +94,43 @@ def _weight(node: ir.Node) -> ir.Value | None:
     return value
 
 
+def _stored_bytes(weight: ir.Value | None) -> int:
+    """As the file packs them: two of 4 bits to a byte."""
+    tensor = ir.convenience.get_const_tensor(weight) if weight is not None else None
+    return 0 if tensor is None else int(tensor.nbytes)
+
+
+def _unpadded(node: ir.Node, weights: npt.NDArray[Any] | None, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Which share of a convolution's pairs of place and weight meet a value and no padding; 1 where a size is not known."""
+    transposed = node.op_type == "ConvTranspose"
+    if weights is None or not (transposed or node.op_type in _CONVOLUTIONS):
+        return 1.0
+    # A transposed convolution goes the other way: from a place of its input to one of its output, which may have been cut off.
+    ends = (node.inputs[0], node.outputs[0]) if transposed else (node.outputs[0], node.inputs[0])
+    places, values = (shapes.get(str(value.name), ())[2:] for value in ends if value is not None)
+    kernel = weights.shape[2:]
+    if not len(places) == len(values) == len(kernel):
+        return 1.0
+    strides, dilations = (_numbers(node, name, len(kernel)) for name in ("strides", "dilations"))
+    pads = _numbers(node, "pads", len(kernel), 0)
+    share = 1.0
+    for axis, size in enumerate(values):
+        reach = np.arange(places[axis])[:, None] * strides[axis] + np.arange(kernel[axis]) * dilations[axis]
+        met = reach - _before(node, pads[axis], int(reach.max()) + 1 - size)
+        share *= float(((met >= 0) & (met < size)).mean())
+    return share
+
+
+def _before(node: ir.Node, given: int, missing: int) -> int:
+    """Padding before the first value along an axis: as given, or half of what is missing, the odd one on the side that `auto_pad` names."""
+    found = node.attributes.get("auto_pad")
+    kind = "" if found is None else str(found.value)
+    if not kind.startswith("SAME"):
+        return given
+    half, odd = divmod(max(missing, 0), 2)
+    return half + odd if kind == "SAME_LOWER" else half
+
+
 def _kernel(node: ir.Node, weights: npt.NDArray[Any] | None) -> tuple[int, ...] | None:
     if node.op_type not in (*_CONVOLUTIONS, "ConvTranspose"):
         return ()
@@ -105,10 +143,10 @@ def _depthwise(node: ir.Node, weights: npt.NDArray[Any] | None) -> bool:
     return node.op_type in _CONVOLUTIONS and weights is not None and weights.ndim > 2 and weights.shape[1] == 1 and _numbers(node, "group") != [1]
 
 
-def _numbers(node: ir.Node, name: str) -> list[int]:
+def _numbers(node: ir.Node, name: str, count: int = 1, usual: int = 1) -> list[int]:
     found = node.attributes.get(name)
     if found is None:
-        return [1]
+        return [usual] * count
     return [int(found.value)] if isinstance(found.value, int) else [int(size) for size in found.value]
 
 

@@ -6,7 +6,7 @@ import ctypes
 import fnmatch
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ _HERE = frozenset({"local", "emulated", "simulated"})
 ALL = "all"
 # After Ctrl-C; a thread that waits inside a C function hears of it afterwards, and ends with the process at the latest.
 _INTERRUPT_SECONDS = 15.0
+_LOOK_SECONDS = 0.5
 
 
 def named_devices(wanted: Sequence[str]) -> list[str]:
@@ -58,7 +59,7 @@ def abreast(devices: Sequence[DeviceIdentity], work: Callable[[DeviceIdentity], 
     errors: list[BaseException] = []
     stopped = threading.Event()
 
-    def run(places: Sequence[int]) -> None:
+    def run(places: Sequence[int], ended: threading.Event) -> None:
         try:
             for place in places:
                 if not stopped.is_set():
@@ -66,28 +67,35 @@ def abreast(devices: Sequence[DeviceIdentity], work: Callable[[DeviceIdentity], 
         except BaseException as error:
             errors.append(error)
             stopped.set()
+        finally:
+            ended.set()
 
-    # Each thread with who listens to progress here.
-    threads = [threading.Thread(target=copy_context().run, args=(run, places), name=f"device-{name}", daemon=True) for name, places in lanes.items()]
-    for thread in threads:
+    # Not by `join`: in Python 3.11 a thread whose `join` was interrupted counts as ended.
+    running: dict[threading.Thread, threading.Event] = {}
+    for name, places in lanes.items():
+        ended = threading.Event()
+        # Each with who listens to progress here.
+        running[threading.Thread(target=copy_context().run, args=(run, places, ended), name=f"device-{name}", daemon=True)] = ended
+    for thread in running:
         thread.start()
     try:
-        for thread in threads:
-            thread.join()
+        for ended in running.values():
+            while not ended.wait(_LOOK_SECONDS):  # a wait without an end may not hear of Ctrl-C
+                pass
     except BaseException as interrupt:
         stopped.set()
-        _interrupt(threads, type(interrupt))
+        _interrupt(running, type(interrupt))
         raise
     if errors:
         raise errors[0]
     return [results[place] for place in range(len(devices))]
 
 
-def _interrupt(threads: Sequence[threading.Thread], kind: type[BaseException]) -> None:
+def _interrupt(running: Mapping[threading.Thread, threading.Event], kind: type[BaseException]) -> None:
     """Python tells the main thread alone of Ctrl-C: raise the same in the others, so that workers are killed and nothing half done is left."""
-    for thread in threads:
-        if thread.is_alive() and thread.ident is not None:
+    for thread, ended in running.items():
+        if not ended.is_set() and thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(kind))
     deadline = time.monotonic() + _INTERRUPT_SECONDS
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    for ended in running.values():
+        ended.wait(max(0.0, deadline - time.monotonic()))

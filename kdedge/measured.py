@@ -128,7 +128,7 @@ class Latency:
     `device_figures`: the same by the device's own clock, where it has one (CUDA events); `copies`: host-device copies in ms. `invalid`: one
     sentence a launch, "" where it counts; figures are of those that do. `energy`: `energy_gross` and `energy_net` (mJ an inference) and
     `power_idle` (mW), from launches of their own; `energy_reason`: how they were taken, or why there are none. `sustained`: what one long launch
-    says (`kdedge.latency.sustained`).
+    says (`kdedge.latency.sustained`). `observed`: what the device told of itself meanwhile (`kdedge.latency.observed`).
     """
 
     status: Status
@@ -145,6 +145,7 @@ class Latency:
     energy: dict[str, Estimate] = field(default_factory=dict)
     energy_reason: str = ""
     sustained: dict[str, float] = field(default_factory=dict)
+    observed: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_invalid(self) -> bool:

@@ -29,7 +29,7 @@ from kdedge.devices import open_device, profile_of
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.fleet import abreast, named_devices
 from kdedge.gate import decide, parse_policy
-from kdedge.latency.roofline import bound_of, check_against, conditions_of, ran_as
+from kdedge.latency.roofline import bound_of, check_against, conditions_of, has_figures, ran_as
 from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
 from kdedge.quantizing import CALIBRATED, code_that_runs, fingerprint, obtain_mixed, obtain_ranges
 from kdedge.recipe import Recipe
@@ -88,7 +88,7 @@ def run(
         inputs: EncodedInputs = stage("kdedge.tasks.prepare:encode_split", test, student.encoder, "test")
         latency_too = wanted >= _ORDER.index("profile")
         cells = measure(recipe, result.artifacts, identities, inputs, references, task, workspace, latency_too, remeasure)
-        result = result.having(cells=cells, devices=tuple(identities))
+        result = result.having(cells=cells, devices=tuple(identities), catalog=_catalog_entries(identities))
     if wanted >= _ORDER.index("bundle"):
         verdict = decide(policy, result.cells)
         shipped = (*verdict.shipped, *verdict.unproven)
@@ -185,13 +185,18 @@ def measure_one(
     elif fidelity.status == "ok" and latency_too:
         latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label)
     profile = None if proxy or latency.status != "ok" else profile_of(device)
-    if profile is not None:
+    how = conditions_of(artifact.target, artifact.runtime, artifact.options, profile, device.fingerprint) if profile else None
+    if profile is not None and how is not None and has_figures(profile, how):
         work = workspace.stage("kdedge.exporters.work:work_of", artifact, label=label)
-        how = conditions_of(artifact.target, artifact.runtime, artifact.options, profile, device.fingerprint)
         impossible = check_against(latency, bound_of(work, profile, how, ran_as(fidelity.audit)))
         latency = replace(latency, status="failed", reason=impossible) if impossible else latency
     failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
     return Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy)
+
+
+def _catalog_entries(devices: Sequence[DeviceIdentity]) -> dict[str, str]:
+    found = {device.name: profile_of(device) for device in devices}
+    return {name: profile.id for name, profile in found.items() if profile is not None}
 
 
 def conclude(result: RunResult, task: ImportPath, workspace: Workspace) -> RunResult:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *("demo", "init", "run", "distill", "export", "validate", "profile", "bundle", "report"),
     *("inspect", "verify", "gate", "doctor", "tune", "quantize", "recipe", "devices"),
+    *("check", "compare", "baseline", "history"),
 )
 
 

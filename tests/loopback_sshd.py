@@ -31,17 +31,26 @@ class Sshd:
 
     def cut(self) -> int:
         """Kill all connections at the server's side; what they started lives on where it was detached. Returns how many there were."""
-        cut = self.connections()
-        for process in cut:
-            # A privilege-separated server: the parent of a connection and its child.
-            for each in [*_children(process), process]:
-                if _is_sshd(each):
-                    os.kill(each, signal.SIGKILL)
-        return len(cut)
+        return _kill(self.connections())
+
+    def unplug(self) -> None:
+        """Kill all connections, and let none be made any more."""
+        connections = self.connections()
+        self.stop()
+        _kill(connections)
 
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
+
+
+def _kill(connections: list[int]) -> int:
+    for process in connections:
+        # A privilege-separated server: the parent of a connection and its child.
+        for each in [*_children(process), process]:
+            if _is_sshd(each):
+                os.kill(each, signal.SIGKILL)
+    return len(connections)
 
 
 def _children(process: int) -> list[int]:

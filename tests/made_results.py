@@ -161,6 +161,35 @@ def whole_result(folder: Path, *, gate: dict[str, str] | None = None, teacher: b
     )
 
 
+def watched_result(folder: Path) -> RunResult:
+    """The same on a board of the catalog that tells of itself: a launch of the first cell was dropped, the second has energy, one was sustained."""
+    result = whole_result(folder)
+    first, second, *others = result.cells
+    seen = {"CPU clock": "1.2 to 2.4 GHz", "hottest zone": "45 to 61 °C", "throttled": "in 1 of 6 launches"}
+    hot = "the CPU throttled because of heat (up to 3 events)"
+    energy = {
+        "energy_gross": Estimate("energy_gross", 0.42, 0.40, 0.45, 6, "mJ"),
+        "energy_net": Estimate("energy_net", 0.31, 0.29, 0.33, 6, "mJ"),
+        "power_idle": Estimate("power_idle", 1480, 1470, 1490, 6, "mW"),
+    }
+    dropped = dataclasses.replace(
+        first.latency, observed=seen, invalid=(hot, *[""] * 5), notes=(f"dropped 1 of 6 launches: {hot}", *first.latency.notes)
+    )
+    supplied = dataclasses.replace(
+        second.latency,
+        observed={**seen, "throttled": "never"},
+        energy=energy,
+        energy_reason="measured at VDD_IN, read every 50.2 ms, at least 199 times a launch; net of the idle machine",
+    )
+    steady = {"first_minute_ms": 0.1, "steady_ms": 0.15, "steady_ratio": 1.5, "seconds": 600.0, "throttled_after_seconds": 130.0}
+    long = Latency("ok", "", launches=1, sustained=steady, observed={"hottest zone": "30 to 88 °C"})
+    (folder / "long").mkdir()
+    third = dataclasses.replace(measured(folder, artifact(folder / "long", "onnxruntime-x86", "mixed"), wrong=(0, 1), ms=0.1), latency=long)
+    cells = (dataclasses.replace(first, latency=dropped), dataclasses.replace(second, latency=supplied), third, *others)
+    board = dataclasses.replace(device(), fingerprint={"model": "NVIDIA Jetson Orin Nano", "os": "Ubuntu 22.04", "cores": "6"})
+    return result.having(cells=cells, devices=(board,), catalog={"local": "jetson-orin-nano-8gb"}, verdict=None)
+
+
 def poisoned(value: Any) -> Any:
     """The value with every text in it made hostile; keys and what the code reads as a name of its own stay."""
     if isinstance(value, str):
@@ -185,7 +214,8 @@ def hostile_result(folder: Path) -> RunResult:
         fidelity = dataclasses.replace(
             cell.fidelity, executed=poisoned(cell.fidelity.executed), reason=poisoned(cell.fidelity.reason), runtime_version=HOSTILE
         )
-        latency = dataclasses.replace(cell.latency, notes=poisoned(cell.latency.notes), device_figures={HOSTILE: share("compute", 20)})
+        told = {"notes": poisoned(cell.latency.notes), "observed": poisoned({"governor": "any"}), "energy_reason": HOSTILE}
+        latency = dataclasses.replace(cell.latency, device_figures={HOSTILE: share("compute", 20)}, **told)
         reason = cell.reason and poisoned(cell.reason)
         return dataclasses.replace(
             cell, artifact=poison_artifact(cell.artifact), device=cell.device + HOSTILE, reason=reason, fidelity=fidelity, latency=latency
@@ -204,6 +234,7 @@ def hostile_result(folder: Path) -> RunResult:
         artifacts=tuple(poison_artifact(one) for one in result.artifacts),
         cells=cells,
         devices=devices,
+        catalog={device.name: HOSTILE for device in devices},
         bundles=bundles,
         verdict=decide(parse_policy({"accuracy": ">= 0.8", "size": "<= 200 KB"}), cells),
     )

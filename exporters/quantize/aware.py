@@ -40,6 +40,9 @@ TOOLS = ("torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "safetensors")
 
 Float32 = npt.NDArray[np.float32]
 
+HELD, FEWEST_HELD = 1024, 128
+"""How many examples of the training split are measured on and not learned from; with fewer than the second, calibration examples do it."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -63,7 +66,7 @@ def aware(
     augment: tuple[str, ...] = (),
     folder: Path,
 ) -> CalibratedRanges:
-    """Stage: train on the training split (augmented as `augment` says), measure on the calibration examples, which are not learned from.
+    """Stage: train on the training split (augmented as `augment` says), measure on some of it that neither this nor recovery learns from.
 
     It is kept where it brings the outputs closer to the float graph's, else the ranges come back as they were. A graph with operators that cannot
     be trained here, with nothing to train or without an error stays as it is too, untrained; the step's note says so. What a killed attempt left in
@@ -175,9 +178,17 @@ def _step(before: Gaps, after: Gaps, kept: bool, note: str) -> RecoveryStep:
 
 
 def held_and_rest(size: int, calibration: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places of the examples that are measured on, and of those that are learned from: the calibration examples (of a split that holds little
-    else, so many of them that half of it is left), and all others."""
-    held = np.asarray(calibration[: max(1, size // 2)], np.int64)
+    """Places of the examples that are measured on, and of those that are learned from, in a training split of `size` examples.
+
+    Up to 1,024 are held, drawn by a fixed seed from those that are no calibration examples: recovery has fitted its rounding to those, and whoever is
+    judged on them against it is judged unfairly. Of a split that holds little else, the calibration examples are held (so many that half is left).
+    """
+    others = np.setdiff1d(np.arange(size, dtype=np.int64), np.asarray(calibration, np.int64))
+    count = min(HELD, len(others) // 4)
+    if count >= FEWEST_HELD:
+        held = np.sort(np.random.default_rng(0).permutation(others)[:count])
+    else:
+        held = np.asarray(calibration[: max(1, size // 2)], np.int64)
     return held, np.setdiff1d(np.arange(size, dtype=np.int64), held)
 
 

@@ -56,9 +56,10 @@ def check_here(
     from kdedge.cli.running import listener_of
     from kdedge.regression.arms import Given
     from kdedge.regression.checking import run_check
-    from kdedge.regression.outputs import lines_of, write_outputs
+    from kdedge.regression.outputs import check_outputs, lines_of, write_outputs
 
     settings = settings_of(asked)
+    check_outputs(outputs)
     kept = history_of(history, workspace)
     with tempfile.TemporaryDirectory(prefix="kdedge-check-") as folder, listener_of(quiet) as (listener, _), progress.listening(listener):
         report = run_check(
@@ -88,6 +89,7 @@ def settings_of(asked: Asked) -> CheckSettings:
         KdedgeError: a word means nothing.
     """
     from kdedge.latency.check import CheckSettings
+    from kdedge.latency.looks import fewest_even
 
     if not 0 < asked.alpha < 0.5:
         raise KdedgeError(f"--alpha {asked.alpha:g}: it lies between 0 and 0.5")
@@ -95,7 +97,7 @@ def settings_of(asked: Asked) -> CheckSettings:
         raise KdedgeError(f"--pairs {asked.pairs}: an even number, half of the pairs begin with the candidate")
     if asked.looks < 1:
         raise KdedgeError(f"--looks {asked.looks}: at least 1")
-    return CheckSettings(
+    settings = CheckSettings(
         margin=share_of(asked.margin, "--margin"),
         alpha=asked.alpha,
         pairs=asked.pairs,
@@ -104,6 +106,10 @@ def settings_of(asked: Asked) -> CheckSettings:
         seed=asked.seed,
         allow_mismatch=asked.allow_env_mismatch,
     )
+    fewest = fewest_even(asked.alpha / len(settings.metrics))
+    if not asked.time_budget and asked.pairs < fewest:
+        raise KdedgeError(f"--pairs {asked.pairs}: the fewest that can decide at alpha {asked.alpha:g} are {fewest}")
+    return settings
 
 
 def share_of(text: str, option: str) -> float:

@@ -17,6 +17,7 @@ from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
 from kdedge.errors import DeviceError, MeasurementError
 from kdedge.latency.energy import energy_figures
+from kdedge.latency.observed import observed
 from kdedge.latency.summary import FEWEST_FOR_INTERVAL, Launch, summarize
 from kdedge.latency.sustained import sustained_figures
 from kdedge.latency.validity import invalid_because, invalid_together
@@ -90,7 +91,8 @@ def latency_of(launches: Sequence[Launch]) -> Latency:
     valid = [launch for launch, reason in zip(launches, invalid, strict=True) if not reason]
     dropped = [launch.result for launch, reason in zip(launches, invalid, strict=True) if reason]
     if not valid:
-        return Latency("failed", f"invalid: in all {len(launches)} launches {invalid_together(dropped)}", launches=len(launches), invalid=invalid)
+        reason = f"invalid: in all {len(launches)} launches {invalid_together(dropped)}"
+        return Latency("failed", reason, launches=len(launches), invalid=invalid, observed=observed(dropped))
     summary = summarize(valid)
     notes = [f"dropped {len(dropped)} of {len(launches)} launches: {invalid_together(dropped)}"] if dropped else []
     return Latency(
@@ -104,6 +106,7 @@ def latency_of(launches: Sequence[Launch]) -> Latency:
         launches=len(launches),
         notes=(*notes, *summary.notes),
         invalid=invalid if dropped else (),
+        observed=observed([launch.result for launch in launches]),
     )
 
 
@@ -120,6 +123,7 @@ def sustained_of(launch: Launch) -> Latency:
         launches=1,
         notes=("one launch from cold: it has no figure with an interval", *notes),
         sustained=figures,
+        observed=observed([launch.result]),
     )
 
 

@@ -7,8 +7,8 @@ The roofline of Williams, Waterman and Patterson (2009), with a maximum of sums 
 never beaten by a correct measurement, so that whatever is uncertain is taken in its favour:
 
 * M' are multiply-accumulates, of which a float convolution with stride 1 is spared as many as Winograd's F(m x m, r x r) spares (m r / (m + r - 1)
-  along each axis; Lavin and Gray 2016): 4 for 3x3 with tiles of 4, which every runtime here uses at most, but for NNPACK's 6 in torch. Layers
-  with 2:4 sparse weights are halved on a GPU.
+  along each axis; Lavin and Gray 2016): 4 for 3x3 with tiles of 4, which every runtime here uses at most, but for `_TILES`. Layers with 2:4 sparse
+  weights are halved on a GPU. Products with padding are left out.
 * A peak is the highest plausible one of the catalog, at the unit's highest clock unless a lower limit is known. A layer of which it is not known
   in what it ran has the fastest dtype of the unit.
 * Inputs, outputs and weights count as far as they do not fit into all caches together: a timed loop finds them there.
@@ -23,16 +23,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kdedge.devices.catalog import PowerMode, Profile
+from kdedge.devices.catalog import UNITS, PowerMode, Profile
 from kdedge.errors import DeviceError
 from kdedge.latency.work import BYTES, Layer, Work
 from kdedge.measured import Audit, Latency
 from kdedge.targets import TARGETS
 
 _TILE = 4
-_TILES = {"torch": 6}
+# NNPACK in torch has tiles of 6; so has Arm's Compute Library, along one axis, in OpenVINO.
+_TILES = {"torch": 6, "openvino": 6}
+# cuDNN, behind every runtime on a GPU but TensorRT, may transform tiles of 32 or whole images (FFT), which spares less than Winograd with tiles of
+# that size would.
+_TILE_OF_CUDNN = 256
 # Of a float convolution whose kernel and strides are not known: what Winograd spares at 7x7.
 _LARGEST_KERNEL = (7, 7)
+# Of an integer convolution whose kernel is not known, what padding may spare: 3x3 on a map of 2x2.
+_PADDING = 9 / 4
 # Machines of targets that are no CPU.
 _UNITS = {"cuda": "gpu", "qualcomm-htp": "npu"}
 
@@ -100,10 +106,16 @@ def conditions_of(target: str, runtime: str, options: Mapping[str, Any], profile
     providers = " ".join(map(str, options.get("providers") or ()))
     if "CUDA" in providers or "Tensorrt" in providers:
         unit = "gpu"
+    if runtime == "openvino":
+        # AUTO and its like may take any of them: then the fastest that the catalog has counts.
+        named = str(options.get("device") or "CPU").split(".")[0].lower()
+        unit = named if named in UNITS else max(UNITS, key=lambda one: _fastest(profile, one))
     threads = options.get("threads")
     workers = threads * int(options.get("inter_threads") or 1) if isinstance(threads, int) and not isinstance(threads, bool) else None
     limit = (facts or {}).get("cpu_max_khz", "") if unit == "cpu" else ""
     clock = int(limit) / 1000 if limit.isdecimal() and int(limit) else None
+    if "x86_64" in profile.machines and clock is not None and clock < max(cores.max_mhz.value for cores in profile.cores):
+        clock = None  # the driver acpi-cpufreq leaves turbo out of it
     return Conditions(unit, workers, options.get("tf32") is not False, clock, runtime=runtime)
 
 
@@ -125,7 +137,7 @@ def bound_of(work: Work, profile: Profile, conditions: Conditions, ran: Mapping[
         macs, held = layer.macs or 0, _weight_bytes(layer, dtype)
         counted_as = dtype if dtype in BYTES else "fastest"
         precisions[counted_as] = precisions.get(counted_as, 0) + macs
-        compute += macs / _spared(layer, dtype, conditions) / rate.macs_per_second
+        compute += macs * layer.unpadded / _spared(layer, dtype, conditions) / rate.macs_per_second
         weights += held
         share = DEPTHWISE_SHARE if layer.depthwise else COMPUTE_SHARE
         moved = held + layer.values * BYTES.get(dtype, 1)
@@ -209,6 +221,17 @@ def _peak_rates(profile: Profile, conditions: Conditions) -> dict[str, _Rate]:
     return found
 
 
+def _fastest(profile: Profile, unit: str) -> float:
+    """Multiply-accumulates a second in the fastest dtype; 0 where the catalog has no figures for the unit."""
+    found = _core_rates(profile, Conditions(unit)) if unit == "cpu" else _peak_rates(profile, Conditions(unit))
+    return max((rate.macs_per_second for rate in found.values()), default=0.0)
+
+
+def has_figures(profile: Profile, conditions: Conditions) -> bool:
+    """Whether the catalog has figures for the unit that an artifact runs on, so that there is a bound."""
+    return _fastest(profile, conditions.unit) > 0
+
+
 def _core_rates(profile: Profile, conditions: Conditions) -> dict[str, _Rate]:
     """Of the fastest cores, one a thread."""
     highest = max(cores.max_mhz.value for cores in profile.cores)
@@ -240,8 +263,9 @@ def _spared(layer: Layer, dtype: str, conditions: Conditions) -> float:
     convolution = layer.kernel is None and layer.operator.lower().startswith("conv")
     kernel = _LARGEST_KERNEL if convolution else layer.kernel or ()
     if dtype == "int8":
-        return factor
-    tile = _TILES.get(conditions.runtime, _TILE)
+        return factor * (_PADDING if convolution else 1.0)
+    cudnn = conditions.unit == "gpu" and conditions.runtime != "tensorrt"
+    tile = _TILE_OF_CUDNN if cudnn else _TILES.get(conditions.runtime, _TILE)
     return factor * math.prod(tile * size / (tile + size - 1) for size in kernel)
 
 
@@ -282,7 +306,7 @@ def _assumptions(work: Work, conditions: Conditions, executed: bool) -> tuple[st
     found = [
         f"{conditions.unit}{f', {threads}' if conditions.unit == 'cpu' else ''}, {clock or 'the highest clock of the catalog'}",
         "each layer in the precision that it ran in" if executed else "each layer in the precision that the file asks for",
-        "float convolutions of stride 1 by Winograd; inputs, outputs and weights from the caches as far as they fit",
+        "float convolutions of stride 1 by Winograd; no products with padding; inputs, outputs and weights from the caches as far as they fit",
         f"the estimate takes {COMPUTE_SHARE:.0%} of the peak ({DEPTHWISE_SHARE:.0%} for depthwise layers), {MEMORY_SHARE:.0%} of the bandwidth and "
         f"{LAUNCH_US[conditions.unit]:g} us a layer: unverified",
     ]

@@ -21,8 +21,8 @@ def lines(latency: Latency) -> list[str]:
 
 
 def as_json(latency: Latency) -> dict[str, Any]:
-    """The keys that a cell's JSON has besides, where there is something to tell: `invalid_launches`, `sustained`, `energy`."""
-    found: dict[str, Any] = {}
+    """The keys that a cell's JSON has besides, where there is something to tell: `invalid_launches`, `sustained`, `energy`, `observed`."""
+    found: dict[str, Any] = {"observed": dict(latency.observed)} if latency.observed else {}
     if latency.invalid:
         found["invalid_launches"] = [reason or None for reason in latency.invalid]
     if latency.sustained:

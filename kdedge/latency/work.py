@@ -16,6 +16,7 @@ class Layer:
     sizes if it is a convolution with stride and dilation 1, () if it is anything else, None where that is not known. `depthwise`: every channel
     has a kernel of its own. `sparse`: of any four weights that are summed, two at most are not zero. `weights` and `stored_bytes`: how many the
     file holds of them and in how many bytes; 0 for a layer whose weights another one has counted. `values`: elements of its input and its output.
+    `unpadded`: the share of a convolution's multiply-accumulates that fall on no padding, which a runtime may leave out.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Layer:
     weights: int = 0
     stored_bytes: int = 0
     values: int = 0
+    unpadded: float = 1.0
 
 
 @dataclass(frozen=True)

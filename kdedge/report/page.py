@@ -9,6 +9,7 @@ from pathlib import Path
 from kdedge.artifact import ImportPath
 from kdedge.errors import MissingExtra
 from kdedge.report import audit, comparison, decision, measured, mixed, origin
+from kdedge.report.devices import devices
 from kdedge.report.layout import Page
 from kdedge.report.result import RunResult
 from kdedge.report.teacher_cost import teacher_cost
@@ -59,6 +60,7 @@ def page_of(result: RunResult, task: ImportPath) -> Page:
         decision.gate(result),
         measured.fidelity(result),
         measured.speed(result),
+        devices(result),
         measured.executed(result),
         audit.audit(result),
         mixed.mixed(result),

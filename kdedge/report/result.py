@@ -27,7 +27,8 @@ from kdedge.trained import ArmScores, Comparison, TrainedLesson, TrainingCost
 class RunResult:
     """A run's outcome. What was not asked for (`until`) is empty or None.
 
-    `verdict` is None before the gate decided; `report` is the HTML page, `record` the JSON beside it.
+    `verdict` is None before the gate decided; `report` is the HTML page, `record` the JSON beside it. `catalog`: device -> its
+    entry there, where it has one.
     """
 
     recipe: str
@@ -43,6 +44,7 @@ class RunResult:
     bundles: tuple[Bundle, ...] = ()
     report: Path | None = None
     record: Path | None = None
+    catalog: dict[str, str] = dataclasses.field(default_factory=dict)
     comparison: Comparison | None = None
     costs: tuple[TrainingCost, ...] = ()
 

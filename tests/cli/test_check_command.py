@@ -56,6 +56,7 @@ def test_throttling_is_no_regression_even_where_the_candidate_is_slower(kdedge: 
         ((*BOTH, "--margin", "0%"), "--margin 0%"),
         ((*BOTH, "--alpha", "0.7"), "--alpha 0.7: it lies between 0 and 0.5"),
         ((*BOTH, "--pairs", "7"), "--pairs 7: an even number"),
+        ((*BOTH, "--pairs", "4"), "the fewest that can decide"),
         ((*BOTH, "--looks", "0"), "--looks 0: at least 1"),
         ((*BOTH, "--time-budget", "soon"), "--time-budget soon: a time such as 60s"),
         ((*BOTH, "--on", "nowhere:x"), "nowhere"),

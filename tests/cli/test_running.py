@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from rich.progress import Progress
 
 from kdedge import progress
-from kdedge.cli.running import listener_of
+from kdedge.cli.running import _Shown, listener_of
 from kdedge.workspace import StageEvent
 
 
@@ -18,13 +19,18 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error from now on. (Not a fixture: pytest sets its own when the test begins.)"""
     made = Terminal()
     monkeypatch.setattr("sys.stderr", made)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    for name, value in {"TERM": "xterm", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)
     return made
+
+
+def bars_of(listener: progress.Listener) -> Progress:
+    assert isinstance(listener, _Shown)
+    return listener.bars
 
 
 def side_by_side(*works: Callable[[], None]) -> None:
@@ -35,8 +41,10 @@ def side_by_side(*works: Callable[[], None]) -> None:
         thread.join()
 
 
-def test_each_device_has_a_line_of_its_own_until_its_stage_ends(terminal: Terminal) -> None:
+def test_each_device_has_a_line_of_its_own_until_its_stage_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
     begun, looked = threading.Barrier(3, timeout=20), threading.Barrier(3, timeout=20)
+    lines: list[tuple[str, float, float | None]] = []
     with listener_of(quiet=False) as (listener, on_stage):
         assert on_stage is not None
 
@@ -54,20 +62,15 @@ def test_each_device_has_a_line_of_its_own_until_its_stage_ends(terminal: Termin
         def look() -> None:
             begun.wait()
             looked.wait()
-            lines = [(task.description, task.completed, task.total) for task in listener.bars.tasks]  # type: ignore[union-attr]
-            assert sorted(lines) == [("profiling board", 2, 3), ("profiling phone", 2, 3)]
+            lines.extend(sorted((task.description, task.completed, task.total) for task in bars_of(listener).tasks))
 
-        threading.excepthook, before = lambda told: wrong.append(told.exc_value), threading.excepthook
-        wrong: list[BaseException | None] = []
-        try:
-            side_by_side(device("board", ends=True), device("phone", ends=False), look)
-        finally:
-            threading.excepthook = before
-        assert wrong == []
+        side_by_side(device("board", ends=True), device("phone", ends=False), look)
+    assert lines == [("profiling board", 2, 3), ("profiling phone", 2, 3)]
     assert "profile board" in terminal.getvalue()
 
 
-def test_many_devices_that_tell_at_once_lose_no_line_and_leave_none(terminal: Terminal) -> None:
+def test_many_devices_that_tell_at_once_lose_no_line_and_leave_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
     with listener_of(quiet=False) as (listener, on_stage):
         assert on_stage is not None
 
@@ -81,14 +84,15 @@ def test_many_devices_that_tell_at_once_lose_no_line_and_leave_none(terminal: Te
             return work
 
         side_by_side(*(device(f"device{number}") for number in range(8)))
-        assert listener.bars.tasks == []  # type: ignore[union-attr]
+        assert list(bars_of(listener).tasks) == []
     lines = [line for line in terminal.getvalue().splitlines() if line.rstrip().endswith("0.0 s")]
     assert len(lines) == 8 * 5
 
 
-def test_a_name_in_brackets_is_shown_as_it_is(terminal: Terminal) -> None:
+def test_a_name_in_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
     with listener_of(quiet=False) as (listener, _), progress.listening(listener):
         progress.advance("validating fp32 on ssh:[/v6]", 0, 1, "[/note]")
-        listener.bars.refresh()  # type: ignore[union-attr]
+        bars_of(listener).refresh()
     assert "ssh:[/v6]" in terminal.getvalue()
     assert "[/note]" in terminal.getvalue()

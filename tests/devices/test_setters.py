@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from board_in_a_folder import BoardInAFolder, settable, standing
 
 from kdedge.devices.setters import UNDO_FILE, settings_on, undo_left_over
+from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError, Disconnected
 
 TESTS = Path(__file__).parents[1]
@@ -49,6 +51,53 @@ def test_what_stands_so_already_is_neither_set_nor_undone(board: BoardInAFolder)
     assert not any("nvpmodel -m" in command or "echo" in command for command in board.commands if "for file" not in command)
 
 
+def test_the_mode_of_number_zero_can_be_set(board: BoardInAFolder) -> None:
+    (board.folder / "mode").write_text("2\n")
+    with settings_on(board, root_of(board), {"power_mode": 0}) as said:
+        assert said == ("power_mode: 2 -> 0",)
+        assert standing(board.folder)["mode"] == "0"
+    assert standing(board.folder)["mode"] == "2"
+
+
+class _LinuxLimits(BoardInAFolder):
+    """Its policies keep the limits that were asked for, and show them as Linux makes them agree: the lower one never above the upper one."""
+
+    asked: dict[Path, int]
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        policies = sorted((self.folder / "sys/devices/system/cpu/cpufreq").glob("policy*"))
+        files = [policy / f"scaling_{end}_freq" for policy in policies for end in ("min", "max")]
+        shown = {file: int(file.read_text()) for file in files}
+        self.asked = {**shown, **getattr(self, "asked", {})}
+        done = super().run(argv, timeout, env)
+        written = [file for file in files if f"> {file}".replace(str(self.folder), "") in " ".join(argv)]
+        self.asked |= {file: int(file.read_text()) for file in written}
+        for policy in policies:
+            lower, upper = policy / "scaling_min_freq", policy / "scaling_max_freq"
+            lower.write_text(f"{min(self.asked[lower], self.asked[upper])}\n")
+            upper.write_text(f"{self.asked[upper]}\n")
+        return done
+
+
+@pytest.mark.parametrize(
+    ("stands", "wanted"),
+    [
+        ((1_000_000, 1_728_000), (729_600, 900_000)),
+        ((729_600, 900_000), (1_000_000, 1_728_000)),
+        ((729_600, 1_500_000), (800_000, 900_000)),
+    ],
+)
+def test_limits_of_clocks_come_back_whichever_way_they_went(stands: tuple[int, int], wanted: tuple[int, int], tmp_path: Path) -> None:
+    board = _LinuxLimits(settable(tmp_path / "board").folder)
+    for file in (board.folder / "sys").rglob("scaling_*_freq"):
+        file.write_text(f"{stands['max' in file.name]}\n")
+    before = standing(board.folder)
+    with settings_on(board, root_of(board), {"max_khz": wanted[1], "min_khz": wanted[0]}):
+        inside = standing(board.folder)
+        assert {inside[f"sys/devices/system/cpu/cpufreq/policy4/scaling_{end}_freq"] for end in ("min", "max")} == {str(wanted[0]), str(wanted[1])}
+    assert standing(board.folder) == before
+
+
 def test_an_error_in_the_block_undoes_everything_and_goes_on(board: BoardInAFolder) -> None:
     before = standing(board.folder)
     with pytest.raises(ZeroDivisionError), settings_on(board, root_of(board), EVERYTHING):
@@ -64,6 +113,7 @@ def test_an_error_in_the_block_undoes_everything_and_goes_on(board: BoardInAFold
         ({"governor": "ondemand"}, r"policy0 does not take `ondemand` \(allowed: schedutil, performance, powersave\)"),
         ({"max_khz": 9_000_000}, r"does not take `9000000` \(allowed: 729600 to 1728000 kHz\)"),
         ({"min_khz": "fast"}, r"does not take `fast`"),
+        ({"min_khz": 900_000, "max_khz": 800_000}, r"set\.min_khz: 900000 is above set\.max_khz, 800000"),
         ({"lock_clocks": "yes"}, r"set\.lock_clocks: `yes` \(allowed: true\)"),
         ({"power_mode": 9}, r"power_mode: was set to 9, and the device still says 0"),
     ],

@@ -16,7 +16,7 @@ from kdedge.devices.local import LocalTransport
 from kdedge.devices.simulated import open_device
 from kdedge.errors import DeviceError, Disconnected
 from kdedge.latency.validity import invalid_because
-from kdedge.runtimes.job import Job, LaunchRule
+from kdedge.runtimes.job import Job, LaunchRule, SustainedRule
 from kdedge.targets import TARGETS
 
 RULE = LaunchRule(warmup_seconds=0.05, warmup_iterations=5, min_seconds=0.0, min_iterations=100, max_seconds=60.0)
@@ -60,6 +60,15 @@ def test_answers_are_real(python: str, job: Job, tmp_path: Path) -> None:
     result = run_job(opened("noisy", python), job, tmp_path / "job", 60)
     assert (result.status, result.reason) == ("ok", "")
     assert np.load(tmp_path / "job" / result.outputs[0]["doubled"]).tolist() == [[0, 2], [4, 6], [8, 10], [12, 14], [16, 18]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"kind": "energy"}, "a job of the kind `energy`"), ({"kind": "launch", "sustained": SustainedRule()}, "a sustained launch")],
+)
+def test_it_makes_up_neither_energy_nor_heat(changes: dict[str, Any], what: str, job: Job, tmp_path: Path) -> None:
+    result = run_job(opened("quiet", milliseconds=1.0), replace(job, **changes), tmp_path / "job", 60)
+    assert (result.status, result.reason.partition(" cannot be simulated")[0]) == ("not-run", what)
 
 
 def test_a_model_that_is_five_percent_slower_is_just_that(job: Job, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_board_whose_python_is_not_there_says_so(config: None) -> None:
 
 def test_a_command_that_is_killed_there_is_a_lost_connection_whatever_it_said(transport: SshTransport) -> None:
     """As when the board restarts; `Permission denied` are the command's words, not those of the login."""
-    with pytest.raises(Disconnected, match="the connection broke, or the device restarts"):
+    with pytest.raises(Disconnected, match="the connection is lost, or the device restarts"):
         transport.run(["sh", "-c", "echo sh: cannot create x: Permission denied >&2; kill -9 -$(ps -o sid= -p $$ | tr -d ' ')"], 20)
     assert transport.alive()
 

@@ -208,6 +208,15 @@ def test_the_loss_is_kl_for_distributions_and_relative_error_for_the_rest() -> N
         loss_between({"a": logits}, {"a": boxes}, ())
 
 
+def test_who_judges_was_learned_from_by_nobody() -> None:
+    calibration = tuple(range(0, 5000, 10))
+    measured, learned = held_and_rest(5000, calibration)
+    assert len(measured) == 1024
+    assert not set(measured.tolist()) & set(calibration)
+    assert sorted([*measured.tolist(), *learned.tolist()]) == list(range(5000))
+    assert held_and_rest(5000, calibration)[0].tolist() == measured.tolist()
+
+
 def test_what_is_measured_on_is_never_learned_from() -> None:
     measured, learned = held_and_rest(10, (3, 1, 7))
     assert measured.tolist() == [3, 1, 7]

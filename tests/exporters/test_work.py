@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,6 +50,16 @@ def test_a_quantized_graph_holds_a_byte_a_weight(tmp_path: Path) -> None:
     assert {name: (layer.macs, layer.kernel) for name, layer in after.items()} == {name: (layer.macs, layer.kernel) for name, layer in before.items()}
 
 
+def test_weights_of_four_bits_take_half_a_byte(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.constants.append(onnx.helper.make_tensor("w", onnx.TensorProto.INT4, (16, 10), np.arange(160) % 8))
+    weight = graph.op("DequantizeLinear", "weight", "w", graph.constant("scale", 0.1))
+    pooled = graph.op("Flatten", "flat", graph.op("GlobalAveragePool", "pooled", "image"))
+    file = graph.write(tmp_path / "g.onnx", graph.op("MatMul", "product", pooled, weight), opset=21)
+    (layer,) = work_of_graph(load(file), {"N": 1}).layers
+    assert (layer.weights, layer.stored_bytes) == (160, 80)
+
+
 def test_weights_that_two_layers_share_are_counted_once(tmp_path: Path) -> None:
     graph = Graph()
     first = graph.conv("a", "image", 16, bias=False)
@@ -64,6 +75,25 @@ def test_a_batch_multiplies_work_and_no_weights(tmp_path: Path) -> None:
     assert eight.macs == 8 * one.macs
     assert eight.input_bytes == 8 * one.input_bytes
     assert [layer.stored_bytes for layer in eight.layers] == [layer.stored_bytes for layer in one.layers]
+
+
+@pytest.mark.parametrize(
+    ("operator", "size", "attributes", "share"),
+    [
+        ("Conv", 4, {"pads": [1] * 4}, (10 / 12) ** 2),  # along an axis 2 + 3 + 3 + 2 of 12 products
+        ("Conv", 1, {"pads": [1] * 4}, 1 / 9),
+        ("Conv", 4, {}, 1.0),
+        ("Conv", 4, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, (5 / 6) ** 2),  # one behind: 3 + 2 of 6
+        ("Conv", 4, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}, (5 / 6) ** 2),
+        ("Conv", 3, {"pads": [2] * 4, "dilations": [2, 2]}, (5 / 9) ** 2),  # 2 + 1 + 2 of 9
+        ("ConvTranspose", 2, {"pads": [1] * 4}, (4 / 6) ** 2),  # two places of the input reach 4 results each way of 3, cut to 2
+    ],
+)
+def test_which_products_meet_no_padding(operator: str, size: int, attributes: dict[str, Any], share: float, tmp_path: Path) -> None:
+    graph = Graph(channels=2, size=size)
+    graph.constant("w", np.ones((2, 2, 3, 3)))
+    (layer,) = work_of_graph(load(graph.write(tmp_path / "g.onnx", graph.op(operator, "c", "image", "w", channels=2, **attributes))), {"N": 1}).layers
+    assert layer.unpadded == pytest.approx(share)
 
 
 def test_a_precision_that_is_given_takes_the_place_of_the_files(tmp_path: Path) -> None:

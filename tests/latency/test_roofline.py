@@ -20,7 +20,7 @@ from kdedge.estimate import Estimate
 from kdedge.exporters.quantize.wiring import load
 from kdedge.exporters.work import work_of_graph
 from kdedge.intervals import median_estimate
-from kdedge.latency.roofline import Bound, Conditions, bound_of, check_against, conditions_of, ran_as
+from kdedge.latency.roofline import Bound, Conditions, bound_of, check_against, conditions_of, has_figures, ran_as
 from kdedge.latency.work import Layer, Work
 from kdedge.measured import Audit, AuditRow, Latency
 
@@ -66,7 +66,6 @@ def test_the_same_convolution_in_float_is_spared_a_factor_of_four_by_winograd() 
         ((1, 1), "tensorrt", 1.0),
         ((1, 3), "tensorrt", 2.0),  # 4 * 3 products for 4 results from 6
         ((5, 5), "tensorrt", 6.25),  # (4 * 5 / 8)^2
-        ((3, 3), "torch", 81 / 16),  # NNPACK's tiles of 6: (6 * 3 / 8)^2
         (None, "tensorrt", (28 / 10) ** 2),  # not known: as 7x7
         ((), "tensorrt", 1.0),  # with a stride
     ],
@@ -74,6 +73,24 @@ def test_the_same_convolution_in_float_is_spared_a_factor_of_four_by_winograd() 
 def test_winograd_spares_m_r_over_m_plus_r_less_one_along_each_axis(kernel: tuple[int, ...] | None, runtime: str, factor: float) -> None:
     spared = on(NANO, layer(precision="fp16", kernel=kernel), conditions=replace(GPU, runtime=runtime))
     assert spared.milliseconds == pytest.approx(589_824 / factor / 5.12e12 * 1000)
+
+
+def test_other_runtimes_have_larger_tiles() -> None:
+    def spared(runtime: str, conditions: Conditions) -> float:
+        plain, saved = (on(NANO, layer(precision="fp32", kernel=kernel), conditions=replace(conditions, runtime=runtime)) for kernel in ((), (3, 3)))
+        return plain.compute_ms / saved.compute_ms
+
+    cpu = Conditions("cpu")
+    assert spared("onnxruntime", cpu) == pytest.approx(4)
+    assert spared("torch", cpu) == spared("openvino", cpu) == pytest.approx(81 / 16)  # tiles of 6: (6 * 3 / 8)^2
+    # cuDNN's FFT of tiles of 32: 30 * 30 * 9 products become 32 * 32 / 2 complex ones, of 3 each.
+    assert spared("onnxruntime", GPU) > 8100 / 1536
+
+
+def test_products_with_padding_may_be_left_out() -> None:
+    assert on(NANO, layer(unpadded=0.25)).compute_ms == pytest.approx(on(NANO, layer()).compute_ms / 4)
+    unknown = on(NANO, layer(kernel=None)).compute_ms  # in int8 no Winograd, but 4 of 9 products with padding on a map of 2x2
+    assert unknown == pytest.approx(on(NANO, layer()).compute_ms * 4 / 9)
 
 
 def test_weights_that_do_not_fit_into_the_caches_are_read_from_memory() -> None:
@@ -167,6 +184,21 @@ def test_the_device_says_how_fast_its_cores_may_go() -> None:
     facts = {"cpu_max_khz": "1500000"}
     assert conditions_of("onnxruntime-arm", "onnxruntime", {}, profiles()["raspberry-pi-4"], facts).clock_mhz == 1500
     assert conditions_of("tensorrt", "tensorrt", {}, profiles()[NANO], facts).clock_mhz is None
+
+
+def test_what_a_driver_of_x86_calls_the_highest_clock_is_believed_only_above_the_catalogs() -> None:
+    n100 = profiles()["intel-n100"]  # acpi-cpufreq: the base clock, without turbo
+    assert conditions_of("onnxruntime-x86", "onnxruntime", {}, n100, {"cpu_max_khz": "801000"}).clock_mhz is None
+    assert conditions_of("onnxruntime-x86", "onnxruntime", {}, n100, {"cpu_max_khz": "3600000"}).clock_mhz == 3600
+
+
+@pytest.mark.parametrize(
+    ("named", "unit", "figures"), [(None, "cpu", True), ("CPU", "cpu", True), ("GPU.0", "gpu", False), ("NPU", "npu", True), ("AUTO", "npu", True)]
+)
+def test_openvinos_device_says_which_unit_works(named: str | None, unit: str, figures: bool) -> None:
+    lunar = profiles()["intel-core-ultra-lunar-lake"]
+    found = conditions_of("openvino", "openvino", {"device": named} if named else {}, lunar)
+    assert (found.unit, has_figures(lunar, found)) == (unit, figures)
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ def result(tmp_path: Path) -> RunResult:
 
 def test_every_part_of_a_run_has_its_place(result: RunResult) -> None:
     page = page_of(result, made.TASK)
-    anchors = ["decision", "results", "trade-off", "attribution", "gate", "fidelity", "speed", "what-ran", "bundles", "notes", "worst-cases"]
-    assert [section.anchor for section in page.sections] == [*anchors, "lineage", "environment"]
+    anchors = ["decision", "results", "trade-off", "attribution", "gate", "fidelity", "speed", "devices", "what-ran", "bundles", "notes"]
+    assert [section.anchor for section in page.sections] == [*anchors, "worst-cases", "lineage", "environment"]
     assert page.outcome == "fail"
     assert [(tile.label, tile.value) for tile in page.tiles] == [
         ("teacher, accuracy", "100.0 %"),
@@ -180,6 +180,26 @@ def test_a_proxy_has_no_latency_and_says_why(tmp_path: Path) -> None:
     assert rows(page, "gate")["tensorrt int8"]["latency_median <= 5 ms"] == "- not-counted"
     assert "77.2" not in render(page)
     assert any("a proxy" in line for line in bullets(page, "speed"))
+
+
+def test_what_the_devices_told_of_themselves_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    page = page_of(made.watched_result(tmp_path), made.TASK)
+    board, launches = (block for block in section(page, "devices").blocks if isinstance(block, Table))
+    assert [cell.text for cell in board.rows[0]] == ["local", "host", "x86_64", "jetson-orin-nano-8gb", "NVIDIA Jetson Orin Nano, Ubuntu 22.04"]
+    shown = {row[0].text: dict(zip(launches.head, row, strict=True)) for row in launches.rows}
+    dropped, supplied, long = (shown[f"onnxruntime-x86 {precision}"] for precision in ("fp32", "int8", "mixed"))
+    assert (dropped["launches that count"].text, dropped["throttled"].text) == ("5 of 6", "in 1 of 6 launches")
+    assert (supplied["energy, net"].text, supplied["energy, net"].note, dropped["energy, net"].text) == ("0.31 mJ", "[0.29, 0.33]", "-")
+    assert (long["steady state"].text, long["steady state"].note) == ("0.15 ms", "1.5 x first minute")
+    assert (long["CPU clock"].text, long["hottest zone"].text) == ("-", "30 to 88 °C")
+    assert bullets(page, "devices") == ["measured at VDD_IN, read every 50.2 ms, at least 199 times a launch; net of the idle machine"]
+    assert len(shown) == 3  # what did not run has no row
+
+
+def test_a_device_that_tells_nothing_is_named_all_the_same(result: RunResult) -> None:
+    board, launches = (block for block in section(page_of(result, made.TASK), "devices").blocks if isinstance(block, Table))
+    assert [cell.text for cell in board.rows[0]] == ["local", "host", "x86_64", "-", "AMD EPYC"]
+    assert launches.head == ("artifact", "launches that count")
 
 
 def test_a_gate_without_rules_claims_no_confidence(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""A recipe on several devices at once, as a person asks for it: this machine, a board over a real ssh, and an emulated arm64 where it is set up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_world import QUICK
+from loopback_sshd import Sshd, running_sshd
+from regression_world import model
+from small_recipes import kdedge, write
+
+from kdedge.api import run
+from kdedge.devices import board as board_module
+from kdedge.devices.lease import holder
+from kdedge.devices.local import LocalTransport
+from kdedge.devices.sysroot import cache_folder, find_sysroot
+from kdedge.workspace import StageEvent
+
+pytestmark = pytest.mark.slow
+
+BOTH = [{"target": "onnxruntime-x86", "precision": ["fp32", "int8"]}]
+EMULATED = "emulated:cortex-a76"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    """A server that is the user's device `board`, with the interpreter that runs the tests."""
+    (tmp_path / "sshd").mkdir()
+    (tmp_path / "devices.yaml").write_text(f"board: {{transport: 'ssh:board', python: '{sys.executable}'}}\n")
+    with running_sshd(tmp_path / "sshd") as running:
+        monkeypatch.setenv("KDEDGE_SSH_CONFIG", str(running.config))
+        monkeypatch.setenv("KDEDGE_DEVICES", str(tmp_path / "devices.yaml"))
+        yield running
+
+
+def root_of(server: Sshd) -> Path:
+    return server.folder / "home/.cache/kdedge"
+
+
+def emulated() -> bool:
+    return shutil.which("qemu-aarch64-static") is not None and find_sysroot(cache_folder()) is not None
+
+
+def test_one_recipe_is_measured_on_every_device_and_its_bundle_verified_there(server: Sshd, tmp_path: Path) -> None:
+    recipe = write(tmp_path / "recipe", export=BOTH, profile={"launches": 2, "warmup_seconds": 0, "min_seconds": 0.01, "min_iterations": 4})
+    devices = ["local", "board", *([EMULATED] if emulated() else [])]
+    workspace = tmp_path / "workspace"
+    on = [word for name in devices for word in ("--on", name)]
+    ended = kdedge("run", recipe, "--workspace", workspace, "--json", *on)
+    assert "Traceback" not in ended.err + ended.out
+    assert ended.code == 0, ended.err + ended.out
+    found = json.loads(ended.out.splitlines()[-1])
+    cells = {(cell["device"], cell["precision"]): cell for cell in found["artifacts"]}
+    assert list(cells) == [(name, precision) for name in devices for precision in ("fp32", "int8")]
+    for (name, _), cell in cells.items():
+        assert cell["status"] == "ok"
+        assert (cell["latency_median"] is None) == (name == EMULATED), cell["reason"]
+        assert ("proxy" in cell["reason"]) == (name == EMULATED), cell["reason"]
+    # The board is this machine: it answers as this machine does.
+    for precision in ("fp32", "int8"):
+        assert cells["board", precision]["agreement_student"] == cells["local", precision]["agreement_student"]
+    nothing_is_left(server)
+
+    again = kdedge("run", recipe, "--workspace", workspace, "--json", *on)
+    assert {line.split()[-1] for line in again.err.splitlines() if line.startswith(("validate.", "launches."))} == {"cached"}
+    verified = kdedge("verify", found["bundles"][0], "--on", "board")
+    assert verified.code == 0, verified.err + verified.out
+    assert "it answers as it must, on board, onnxruntime 1." in verified.out
+    nothing_is_left(server)
+
+
+def nothing_is_left(server: Sshd) -> None:
+    assert holder(LocalTransport(), str(root_of(server)), "board") is None
+    assert list((root_of(server) / "jobs").iterdir()) == []
+
+
+def test_a_board_that_is_lost_in_the_middle_fails_its_own_cells_and_the_others_stand(
+    server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    def pull_the_plug(event: StageEvent) -> None:
+        if event.name.startswith("validate.validate") and event.name.endswith("on board"):
+            lost.append(event.name)
+            server.unplug()
+
+    monkeypatch.setattr(board_module, "Patience", lambda: replace(QUICK, outage=1.0))
+    recipe = write(tmp_path / "recipe", export=BOTH)
+    result = run(recipe, workspace=tmp_path / "workspace", devices=["local", "board"], on_stage=pull_the_plug)
+    assert lost[0] == "validate.validate onnxruntime-x86 fp32 on board"
+    cells = {(cell.device, cell.artifact.precision): cell for cell in result.cells}
+    assert [cells["local", precision].status for precision in ("fp32", "int8")] == ["ok", "ok"]
+    first, second = cells["board", "fp32"], cells["board", "int8"]
+    assert (first.fidelity.status, first.status, second.status) == ("ok", "failed", "failed")
+    for cell in (first, second):
+        assert "device `board`: " in cell.reason
+        assert "tried for" in cell.reason
+    assert result.verdict is not None
+    assert [cell.artifact.precision for cell in result.verdict.shipped]  # this machine's cells carry the target
+
+
+def test_a_probe_says_what_a_board_is_and_goes_on_after_one_that_is_not_there(server: Sshd) -> None:
+    ended = kdedge("devices", "probe", "ssh:stranger", "board", "--json")
+    assert ended.code == 2
+    stranger, found = json.loads(ended.out)
+    assert "its host key is not known" in stranger["error"]
+    assert (found["name"], found["kind"]) == ("board", "ssh")
+    assert found["fingerprint"]["interpreter"]
+    assert sys.executable not in ended.out
+    plain = kdedge("devices", "probe", "board")
+    assert plain.code == 0
+    assert plain.out.startswith("board (ssh): ")
+    assert server.connections() == []
+
+
+def test_two_artifacts_are_launched_in_turns_on_a_board(server: Sshd, tmp_path: Path) -> None:
+    for name, scale in (("before", 1.0), ("after", 2.0)):
+        model(tmp_path / f"{name}.onnx", scale)
+    how = ("--size", "batch=1", "--pairs", "8", "--looks", "1", "--time-budget", "15s", "--history", "none", "--json", "--quiet")
+    ended = kdedge("check", tmp_path / "before.onnx", tmp_path / "after.onnx", "--on", "board", "--workspace", tmp_path / "workspace", *how)
+    assert ended.code in (0, 1, 3), ended.err + ended.out  # who is faster is not asked here
+    report: dict[str, Any] = json.loads(ended.out)
+    assert report["state"] in ("improved", "equivalent", "regressed", "inconclusive")
+    assert [cell["device"] for cell in report["cells"]] == ["board"]
