@@ -188,7 +188,7 @@ class BoardRunner:
             if found.state == "running":
                 found = self._wait(run)
             elif starts > self._patience.restarts:
-                return f"the device restarted, or its supervisor was killed, {starts} times during the job{_last_line(found.text)}"
+                return f"the device restarted, or its supervisor was killed, {starts} times during the job{jobs.last_words(found.text)}"
             else:
                 starts += 1
                 self._stage(run)
@@ -224,7 +224,7 @@ class BoardRunner:
         if found.state == "waiting" and not found.text.strip():
             found = self._wait_while("waiting", run, self._patience.start)
         if found.state == "waiting":
-            raise DeviceError(f"device `{self._name}`: the worker does not start there{_last_line(found.text)}")
+            raise DeviceError(f"device `{self._name}`: the worker does not start there{jobs.last_words(found.text)}")
         return found
 
     def _wait(self, run: _Run) -> _Look:
@@ -301,12 +301,7 @@ def open_board(name: str, kind: str, transport: Transport, python: str, root: st
     if asked.timed_out:
         raise DeviceUnresponsive(f"device `{name}`: its worker does not say within {_PROBE_LIMIT:.0f} s what the device is")
     if asked.returncode:
-        raise DeviceError(f"device `{name}`: its Python {python} cannot run the worker{_last_line(asked.stderr)}")
+        raise DeviceError(f"device `{name}`: its Python {python} cannot run the worker{jobs.last_words(asked.stderr)}")
     identity = as_set(identity_from_probe(name, kind, asked.stdout), settings)
     runner = BoardRunner(identity, transport, python, root, variables=settings.environment, wanted=settings.set, archive=worker)
     return Device(identity, transport, python, runner)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f": {lines[-1]}" if lines else ""

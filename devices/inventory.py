@@ -166,7 +166,7 @@ def _checked(name: str, value: Mapping[str, Any], lines: _Lines) -> dict[str, An
         given = getattr(checked, key)
         if given and not given.startswith("/"):
             raise lines.error((name, key), f"this must be a full path on the device (found {given!r})")
-    for variable in checked.environment:
+    for variable in dict(checked)["environment"]:
         if not _VARIABLE_NAME.fullmatch(variable):
             raise lines.error((name, "environment", variable), "a variable's name is made of letters, digits and `_`, and begins with no digit")
     return {key: getattr(checked, key) for key in _KEYS}

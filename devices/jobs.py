@@ -103,12 +103,12 @@ def environment(job: Job, device: Device) -> dict[str, str]:
 def explain(completed: Completed, timeout: float, folder: Path) -> str:
     """Why there is no result, in a sentence."""
     if completed.timed_out:
-        return f"stopped after {timeout:g} s, the limit of this job{_last_words(completed)}"
+        return f"stopped after {timeout:g} s, the limit of this job{last_words(completed.stderr)}"
     if completed.returncode == -signal.SIGKILL:
-        return f"killed (signal 9), probably out of memory{_last_words(completed)}"
+        return f"killed (signal 9), probably out of memory{last_words(completed.stderr)}"
     if completed.returncode < 0:
-        return f"signal {-completed.returncode} ({_signal_name(-completed.returncode)}){_place_of_crash(folder)}{_last_words(completed)}"
-    return f"the worker ended with exit code {completed.returncode} and no result{_last_words(completed)}"
+        return f"signal {-completed.returncode} ({_signal_name(-completed.returncode)}){_place_of_crash(folder)}{last_words(completed.stderr)}"
+    return f"the worker ended with exit code {completed.returncode} and no result{last_words(completed.stderr)}"
 
 
 def _signal_name(number: int) -> str:
@@ -126,8 +126,9 @@ def _place_of_crash(folder: Path) -> str:
     return f" in {found.group(3)} ({Path(found.group(1)).name}, line {found.group(2)})" if found else ""
 
 
-def _last_words(completed: Completed) -> str:
-    lines = [line.strip() for line in completed.stderr.splitlines() if line.strip()]
+def last_words(text: str) -> str:
+    """The last line that says something, behind a colon; "" where there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f": {lines[-1][:_LINE_LENGTH]}" if lines else ""
 
 

@@ -12,12 +12,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import kdedge
 from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.fingerprint import identify
-from kdedge.devices.transport import Completed
+from kdedge.devices.transport import Completed, end_of
 from kdedge.errors import DeviceError
 from kdedge.runtimes.parent import PARENT_VARIABLE
 
@@ -36,8 +35,6 @@ _INHERITED = (
     "KDEDGE_ENGINE_CACHE",
     "XDG_CACHE_HOME",
 )
-# A runaway command may write for ever; what explains its end stands last.
-_KEPT_BYTES = 1 << 20
 
 
 def open_device(name: str, settings: DeviceSettings) -> Device:
@@ -109,7 +106,7 @@ class LocalTransport:
                 timed_out = True
             finally:  # also when the user interrupts
                 _kill_group(process)
-            return Completed(process.returncode, _tail(stdout), _tail(stderr), timed_out)
+            return Completed(process.returncode, end_of(stdout), end_of(stderr), timed_out)
 
     def spawn(self, argv: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> None:
         """Start a command in a session of its own, which outlives this process.
@@ -181,9 +178,3 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _tail(handle: IO[bytes]) -> str:
-    size = handle.seek(0, os.SEEK_END)
-    handle.seek(max(0, size - _KEPT_BYTES))
-    return handle.read().decode("utf-8", errors="replace")

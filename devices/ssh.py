@@ -20,7 +20,8 @@ from typing import IO
 from kdedge.devices.board import open_board
 from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.ssh_command import Said, complaint, read_said, remote_line
-from kdedge.devices.transport import Completed
+from kdedge.devices.store import judged
+from kdedge.devices.transport import Completed, end_of
 from kdedge.devices.unpack import unpack
 from kdedge.errors import DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
 
@@ -47,8 +48,6 @@ _LONGEST_FOLDER = 70
 _QUICK_SECONDS = 30.0
 _KILL_SECONDS = 10.0
 _CONNECT_SECONDS = 20.0
-# A runaway command may write for ever; what explains its end stands last.
-_KEPT_BYTES = 1 << 20
 # A slow link, with a fixed part for the connection.
 _BYTES_PER_SECOND = 100e3
 
@@ -202,12 +201,7 @@ class SshTransport:
         env: Mapping[str, str] | None = None,
     ) -> Completed:
         completed = self._run(["sh", "-c", script, "kdedge", *words], _QUICK_SECONDS + more_seconds, env, given, output)
-        if completed.timed_out:
-            raise DeviceUnresponsive(f"device `{self._name}`: {what}: no answer within {_QUICK_SECONDS + more_seconds:.0f} s")
-        if completed.returncode:
-            said = " ".join(line.strip() for line in completed.stderr.splitlines() if line.strip())
-            raise DeviceError(f"device `{self._name}`: {what}: {said or f'exit code {completed.returncode}'}")
-        return completed
+        return judged(completed, self._name, what, _QUICK_SECONDS + more_seconds)
 
     def _run(
         self,
@@ -224,16 +218,16 @@ class SshTransport:
                 process.wait(timeout + (0.0 if self._connected else _CONNECT_SECONDS))
             except subprocess.TimeoutExpired:
                 self._kill(read_said(_head(stderr)))
-                return Completed(-signal.SIGKILL, _end_of(stdout), read_said(_end_of(stderr)).stderr, timed_out=True)
+                return Completed(-signal.SIGKILL, end_of(stdout), read_said(end_of(stderr)).stderr, timed_out=True)
             finally:  # also when the user interrupts
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            said = read_said(_end_of(stderr))
+            said = read_said(end_of(stderr))
             if said.code is None:
                 raise self._failure(process.returncode, said)
             self._connected = self._was_connected = True
-            return Completed(said.code, "" if output else _end_of(stdout), said.stderr)
+            return Completed(said.code, "" if output else end_of(stdout), said.stderr)
 
     def _started(self, line: str, given: IO[bytes] | None, stdout: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         try:
@@ -283,9 +277,3 @@ class SshTransport:
 def _head(handle: IO[bytes]) -> str:
     handle.seek(0)
     return handle.read(4096).decode("utf-8", errors="replace")
-
-
-def _end_of(handle: IO[bytes]) -> str:
-    size = handle.seek(0, os.SEEK_END)
-    handle.seek(max(0, size - _KEPT_BYTES))
-    return handle.read().decode("utf-8", errors="replace")

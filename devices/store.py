@@ -150,7 +150,16 @@ def run_script(transport: Transport, name: str, script: str, words: Sequence[str
         DeviceUnresponsive: it did not end in time.
         DeviceError: it failed.
     """
-    completed = transport.run(["sh", "-c", script, "kdedge", *words], seconds)
+    return judged(transport.run(["sh", "-c", script, "kdedge", *words], seconds), name, what, seconds)
+
+
+def judged(completed: Completed, name: str, what: str, seconds: float) -> Completed:
+    """A command that ended well.
+
+    Raises:
+        DeviceUnresponsive: it did not end in time.
+        DeviceError: it failed.
+    """
     if completed.timed_out:
         raise DeviceUnresponsive(f"device `{name}`: {what}: no answer within {seconds:.0f} s")
     if completed.returncode:

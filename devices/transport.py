@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,17 @@ class Completed:
     stdout: str
     stderr: str
     timed_out: bool = False
+
+
+# A runaway command may write for ever; what explains its end stands last.
+_KEPT_BYTES = 1 << 20
+
+
+def end_of(written: IO[bytes]) -> str:
+    """The end of what a command wrote into a file."""
+    size = written.seek(0, os.SEEK_END)
+    written.seek(max(0, size - _KEPT_BYTES))
+    return written.read().decode("utf-8", errors="replace")
 
 
 class Transport(Protocol):

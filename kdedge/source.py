@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,8 @@ from kdedge.errors import WorkspaceError
 
 PACKAGE = "kdedge"
 _ROOT = Path(__file__).resolve().parent
+# Where the garbage collector lets another thread in, Python's parser counts the depth of both as one, and fails (seen with 3.11.7).
+_parsing = threading.Lock()
 READER = Path(__file__)
 """This file: what is remembered of a source holds for one version of it."""
 
@@ -83,7 +86,8 @@ def read_module(module: str, path: Path) -> ModuleSource:
     """
     try:
         content = path.read_bytes()
-        tree = ast.parse(content)
+        with _parsing:
+            tree = ast.parse(content)
     except (OSError, SyntaxError, ValueError) as error:
         raise WorkspaceError(f"the source of `{module}` cannot be read: {path.name}: {error}") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]

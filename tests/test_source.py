@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -150,3 +153,33 @@ def test_a_users_module_counts_with_the_modules_beside_it(tmp_path: Path, monkey
 def test_an_installed_module_counts_with_its_own_file_alone() -> None:
     """Its package can hold thousands of files, and is changed by an upgrade only."""
     assert reached("hypothesis.strategies") == {"hypothesis.strategies"}
+
+
+def test_sources_are_read_by_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices work side by side, and each asks for keys; Python's own parser does not bear that."""
+    files = sorted(Path(kdedge.__file__).parent.glob("*.py"))[:6]
+    wrong: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for file in files:
+                read_module("kdedge.any", file)
+        except BaseException as error:
+            wrong.append(error)
+
+    def yield_to_others(phase: str, facts: dict[str, int]) -> None:
+        time.sleep(0.0001)
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    before = gc.get_threshold()
+    gc.callbacks.append(yield_to_others)
+    gc.set_threshold(50)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(yield_to_others)
+    assert wrong == []

@@ -32,6 +32,7 @@ _DTYPES = {
 }
 _OUTPUTS = 256
 _BYTES = 4 << 30
+_LARGEST = 1 << 31  # of one dimension
 _REASON_LENGTH = 600
 # A sample of whose length this share or more is a tick of the page's clock says nothing about the inference.
 _TICK_SHARE = 0.05
@@ -57,7 +58,7 @@ class Attempt:
         Raises:
             RuntimeFailure: they are no rows of that type and shape, or more than a job may have.
         """
-        if dtype not in _DTYPES or not shape or not 0 <= bucket < len(self.rows) or min(shape) < 0:
+        if dtype not in _DTYPES or not shape or not 0 <= bucket < len(self.rows) or not 0 <= min(shape) <= max(shape) <= _LARGEST:
             raise RuntimeFailure(f"output `{name[:80]}` is no array of numbers: {dtype[:20]}{list(shape)[:8]}")
         if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != len(body):
             raise RuntimeFailure(f"output `{name[:80]}` has {len(body)} bytes, which is not {dtype}{list(shape)}")
@@ -143,7 +144,7 @@ class Attempt:
         if self.trace:
             try:
                 layers = layers_of(json.loads(self.trace))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RuntimeFailure(f"the page's trace of what it executed cannot be read: {type(error).__name__}: {error}") from error
         write_json(str(self.folder / EXECUTED_FILE), [asdict(layer) for layer in layers])
         return replace(

@@ -195,7 +195,7 @@ class Desk:
             mine = _attempt(self._mine(secret, load, identifier, attempt))
             match list(what):
                 case ["outputs", bucket] if bucket.isascii() and bucket.isdigit():
-                    shape = [int(size) for size in query.get("shape", "").split(",") if size.isascii() and size.isdigit()][:16]
+                    shape = [int(size[:12]) for size in query.get("shape", "").split(",") if size.isascii() and size.isdigit()][:16]
                     mine.add_rows(int(bucket[:6]), query.get("name", "")[:200], query.get("dtype", ""), shape, body)
                 case ["samples", which]:
                     mine.add_samples(which, body)

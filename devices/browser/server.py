@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, limit: int) -> bytes:
         """The body; refused without reading where it has no length or too much of it."""
         length = self.headers.get("Content-Length", "")
-        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()) or int(length) > limit:
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit() and len(length) < 12) or int(length) > limit:
             raise _Refused
         body = self.rfile.read(int(length))
         if len(body) != int(length):

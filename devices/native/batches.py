@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.devices.native.bench import Bench
+from kdedge.devices.native.bench import Bench, link_graph
 from kdedge.runtimes.arrays import Bucket, OutputFile
 from kdedge.runtimes.errors import RuntimeFailure
 from kdedge.runtimes.job import Job, Result
@@ -28,6 +28,21 @@ Outputs = Callable[[Path, str, int], Arrays]
 _PORTION_CALLS = 200
 _PORTION_BYTES = 64 << 20
 _LOG = "printed.txt"
+
+
+def stage(job: Job, folder: Path, content: Path) -> None:
+    """The model, and for a launch the first `batch` examples as raw files.
+
+    Raises:
+        RuntimeFailure: a file is missing, or the job has no inputs.
+    """
+    link_graph(next(iter(job.graphs.values())), folder, content)
+    if not job.buckets:
+        raise RuntimeFailure(f"a {job.kind} job needs a bucket of inputs; this job has none")
+    if job.kind == "launch":
+        with Bucket({name: str(folder / path) for name, path in job.buckets[0].items()}) as bucket:
+            for position, array in enumerate(bucket.first(job.batch).values()):
+                (content / f"input-{position}.bin").write_bytes(array.tobytes())
 
 
 def validate(job: Job, folder: Path, bench: Bench, arguments: Arguments, outputs: Outputs) -> Result:

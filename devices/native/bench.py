@@ -13,6 +13,8 @@ from kdedge.devices.transport import Completed, Transport
 from kdedge.runtimes.errors import RuntimeFailure
 
 _LINE_LENGTH = 300
+# `-o` of ONNX Runtime's own programs (onnxruntime/test/perftest/command_args_parser.cc, onnxruntime/test/onnx/main.cc).
+OPTIMIZATION_LEVELS = {"disabled": "0", "basic": "1", "extended": "2", "all": "99"}
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.devices.native import batches
-from kdedge.devices.native.bench import Bench, link_graph
+from kdedge.devices.native.bench import Bench
 from kdedge.devices.native.phases import enough, runs, save_samples, warm
-from kdedge.runtimes.arrays import Bucket
 from kdedge.runtimes.errors import RuntimeFailure
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.launch import check_rule
@@ -37,19 +36,7 @@ _SIZES = re.compile(r"^Output(?:X)? (\d+): tensor\(sizes=\[([\d, ]*)\]", re.MULT
 _BY_SIZE = {4: "float32", 2: "float16"}
 
 
-def stage(job: Job, folder: Path, content: Path) -> None:
-    """The model, and for a launch the first `batch` examples as raw files.
-
-    Raises:
-        RuntimeFailure: a file is missing, or the job has no inputs.
-    """
-    link_graph(next(iter(job.graphs.values())), folder, content)
-    if not job.buckets:
-        raise RuntimeFailure(f"a {job.kind} job needs a bucket of inputs; this job has none")
-    if job.kind == "launch":
-        with Bucket({name: str(folder / path) for name, path in job.buckets[0].items()}) as bucket:
-            for position, array in enumerate(bucket.first(job.batch).values()):
-                (content / f"input-{position}.bin").write_bytes(array.tobytes())
+stage = batches.stage
 
 
 def launch(job: Job, folder: Path, bench: Bench) -> Result:

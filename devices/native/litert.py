@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.devices.native import batches
-from kdedge.devices.native.bench import Bench, link_graph
+from kdedge.devices.native.bench import Bench
 from kdedge.devices.native.tflite_file import TensorInfo, inputs_and_outputs
 from kdedge.runtimes.arrays import Bucket
 from kdedge.runtimes.errors import RuntimeFailure
@@ -38,19 +38,7 @@ _COUNTS = re.compile(r"\bcount=(\d+)\b(.*)")
 _STATISTIC = re.compile(rf"(\w+)={_NUMBER}")
 
 
-def stage(job: Job, folder: Path, content: Path) -> None:
-    """The model, and for a launch the first `batch` examples as raw files.
-
-    Raises:
-        RuntimeFailure: a file is missing, or the job has no inputs.
-    """
-    link_graph(next(iter(job.graphs.values())), folder, content)
-    if not job.buckets:
-        raise RuntimeFailure(f"a {job.kind} job needs a bucket of inputs; this job has none")
-    if job.kind == "launch":
-        with Bucket({name: str(folder / path) for name, path in job.buckets[0].items()}) as bucket:
-            for position, array in enumerate(bucket.first(job.batch).values()):
-                (content / f"input-{position}.bin").write_bytes(array.tobytes())
+stage = batches.stage
 
 
 def launch(job: Job, folder: Path, bench: Bench) -> Result:

@@ -19,7 +19,7 @@ from kdedge.devices import local
 from kdedge.devices.device import DeviceSettings
 from kdedge.devices.jobs import run_job
 from kdedge.devices.native.batches import Arrays
-from kdedge.devices.native.bench import Bench, link_graph
+from kdedge.devices.native.bench import OPTIMIZATION_LEVELS, Bench, link_graph
 from kdedge.devices.native.tensor_proto import tensor_proto
 from kdedge.runtimes.arrays import Bucket
 from kdedge.runtimes.errors import NotAvailable, RuntimeFailure
@@ -32,7 +32,6 @@ RUNTIME = "onnxruntime"
 TOLERANCE = 1e-3
 _CASES = 16
 _SECONDS = 600.0
-_LEVELS = {"disabled": "0", "basic": "1", "extended": "2", "all": "99"}
 _COUNTS = {
     "cases": r"Total test cases: *(\d+)",
     "equal": r"Succeeded: *(\d+)",
@@ -71,7 +70,7 @@ def validate(job: Job, folder: Path, bench: Bench) -> Result:
     Raises:
         RuntimeFailure: the program failed, or printed no counts.
     """
-    level = _LEVELS[read_options(RUNTIME, job.options, OPTIONS)["optimization"]]
+    level = OPTIMIZATION_LEVELS[read_options(RUNTIME, job.options, OPTIONS)["optimization"]]
     completed = bench.run(bench.line(["-e", "cpu", "-j", "1", "-c", "1", "-o", level, bench.content]))
     found = read_counts(completed.stdout)
     if not found.get("cases") or completed.returncode not in (0, 255):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.devices.native.bench import Bench, link_graph
+from kdedge.devices.native.bench import OPTIMIZATION_LEVELS, Bench, link_graph
 from kdedge.devices.native.phases import enough, runs, save_samples, warm
 from kdedge.devices.native.tensor_proto import tensor_proto
 from kdedge.runtimes.arrays import Bucket
@@ -41,7 +41,6 @@ _PROVIDERS = {
     "AclExecutionProvider": "acl",
     "WebGpuExecutionProvider": "webgpu",
 }
-_LEVELS = {"disabled": "0", "basic": "1", "extended": "2", "all": "99"}
 # onnxruntime_session_options_config_keys.h
 _ENTRIES = {
     "qdq_int8_allowed": "session.qdqisint8allowed",
@@ -83,7 +82,7 @@ def arguments(options: dict[str, Any]) -> list[str]:
     provider = effective["providers"][0]
     if provider not in _PROVIDERS:
         raise NotAvailable(f"onnxruntime_perf_test is not asked for {provider} (it is for: {', '.join(_PROVIDERS)})")
-    argv = ["-e", _PROVIDERS[provider], "-o", _LEVELS[effective["optimization"]]]
+    argv = ["-e", _PROVIDERS[provider], "-o", OPTIMIZATION_LEVELS[effective["optimization"]]]
     if effective["threads"] is not None:
         argv += ["-x", str(effective["threads"])]
     if effective["inter_threads"] is not None:

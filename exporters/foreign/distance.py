@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kdedge.errors import ExportError
 from kdedge.estimate import Estimate
+from kdedge.exporters.equivalence import session_of
 from kdedge.exporters.foreign.inputs import Feed
 from kdedge.fidelity.divergence import decibels, kl_divergence
 from kdedge.intervals import function_of_means, mean_estimate, proportion
@@ -63,7 +64,7 @@ class Runner:
         if as_written:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = session_of(path, options)
         except Exception as error:  # ONNX Runtime's classes all come straight from Exception
             raise ExportError(f"`{self.title}` cannot be opened by ONNX Runtime: {said_by(error)}") from error
         self.outputs = [value.name for value in self.session.get_outputs()]

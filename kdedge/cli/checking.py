@@ -97,6 +97,8 @@ def settings_of(asked: Asked) -> CheckSettings:
         raise KdedgeError(f"--pairs {asked.pairs}: an even number, half of the pairs begin with the candidate")
     if asked.looks < 1:
         raise KdedgeError(f"--looks {asked.looks}: at least 1")
+    if asked.seed < 0:
+        raise KdedgeError(f"--seed {asked.seed}: a whole number from 0")
     settings = CheckSettings(
         margin=share_of(asked.margin, "--margin"),
         alpha=asked.alpha,

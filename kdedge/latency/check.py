@@ -16,6 +16,7 @@ import numpy as np
 from kdedge import progress
 from kdedge.devices.device import Device
 from kdedge.errors import DeviceError, Disconnected, MeasurementError
+from kdedge.latency.environment import ran_differently
 from kdedge.latency.history.records import LaunchRecord
 from kdedge.latency.launches import run_launch
 from kdedge.latency.looks import Looks, fewest_even, spread_looks
@@ -92,20 +93,28 @@ def check(
         MeasurementError: one side cannot be launched at all, the settings cannot decide anything, or the device is lost.
     """
     begun = time.monotonic()
+    usual = _usual(settings)
     course = _Course(device, {"A": baseline, "B": candidate}, settings, folder)
     mismatches = differences(baseline, candidate)
     pilots = course.pilot() if settings.allow_mismatch or not mismatches else ()
-    mismatches += _ran_differently(pilots)
+    if len(pilots) == 2:
+        mismatches += ran_differently(*(launch.result for launch, _ in pilots))
     if mismatches and not settings.allow_mismatch:
-        refused = judge((), _usual(settings), mismatches=mismatches)
+        refused = judge((), usual, mismatches=mismatches)
         return Checked(refused, "nothing was timed", baseline, candidate, (), time.monotonic() - begun)
-    planned = _planned(settings, pilots, known_noise)
+    planned = _planned(settings, usual.looks, pilots, known_noise)
     told(planned.sentence)
     if planned.looks is None:
-        nothing = replace(judge((), _usual(settings)), state="inconclusive", reason=planned.sentence)
+        nothing = replace(judge((), usual), state="inconclusive", reason=planned.sentence)
         return Checked(nothing, planned.sentence, baseline, candidate, (), time.monotonic() - begun)
     verdict = course.run(CheckRule(planned.looks, settings.margin, settings.metrics), planned, mismatches, known_noise)
     return Checked(verdict, planned.sentence, baseline, candidate, tuple(course.records), time.monotonic() - begun)
+
+
+def broken_off(baseline: Arm, candidate: Arm, settings: CheckSettings, reason: str, seconds: float) -> Checked:
+    """What is told of a check that could not go on: invalid, and no launch of it counts."""
+    verdict = replace(judge((), _usual(settings)), state="invalid", reason=reason)
+    return Checked(verdict, "broken off", baseline, candidate, (), seconds)
 
 
 def differences(baseline: Arm, candidate: Arm) -> list[str]:
@@ -124,23 +133,15 @@ def differences(baseline: Arm, candidate: Arm) -> list[str]:
     return found
 
 
-def _ran_differently(pilots: Sequence[tuple[Launch, float]]) -> list[str]:
-    """What only a launch shows: the version of the runtime, the providers that it took."""
-    if len(pilots) < 2:
-        return []
-    first, second = (launch.result for launch, _ in pilots)
-    found = []
-    if first.runtime_version != second.runtime_version:
-        found.append(f"runtime version: {first.runtime_version} and {second.runtime_version}")
-    ours, theirs = first.facts.get("providers"), second.facts.get("providers")
-    if ours != theirs:
-        found.append(f"execution providers: {ours} and {theirs}")
-    return found
-
-
 def _usual(settings: CheckSettings) -> CheckRule:
-    """The rule of a check without a budget."""
-    return CheckRule(spread_looks(settings.pairs, settings.looks, settings.alpha, len(settings.metrics)), settings.margin, settings.metrics)
+    """The rule of a check without a budget; with one, that of the fewest pairs that can decide.
+
+    Raises:
+        MeasurementError: so many pairs cannot decide anything at this alpha.
+    """
+    tests = len(settings.metrics)
+    pairs = settings.pairs if settings.budget_seconds is None else fewest_even(settings.alpha / tests)
+    return CheckRule(spread_looks(pairs, settings.looks, settings.alpha, tests), settings.margin, settings.metrics)
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,8 @@ class Planned:
     sentence: str
 
 
-def _planned(settings: CheckSettings, pilots: Sequence[tuple[Launch, float]], known_noise: float | None) -> Planned:
+def _planned(settings: CheckSettings, looks: Looks, pilots: Sequence[tuple[Launch, float]], known_noise: float | None) -> Planned:
     if settings.budget_seconds is None:
-        looks = _usual(settings).looks
         spares = max(2, settings.pairs // 10 * 2)
         said = f"{looks.last} pairs of launches" + (f", looked at after {', '.join(map(str, looks.pairs))}" if len(looks.pairs) > 1 else "")
         return Planned(looks, spares, settings.launch, f"{said}; {_finds(known_noise, looks, settings.margin)}")
@@ -230,8 +230,9 @@ class _Course:
         return verdict
 
     def _fill(self, wanted: int, first: Order, most: int, rule: LaunchRule) -> None:
-        while (missing := replacements(self.pairs, wanted, first)) and len(self.pairs) < most:
-            for order in missing[: most - len(self.pairs)]:
+        # Where more are missing than may still be run, no launch can make this look a valid one.
+        while (missing := replacements(self.pairs, wanted, first)) and len(self.pairs) + len(missing) <= most:
+            for order in missing:
                 progress.advance("checking", len(self.pairs), max(wanted, len(self.pairs) + 1))
                 begun = time.monotonic()
                 self.pairs.append(self._pair(order, rule))
@@ -239,18 +240,22 @@ class _Course:
 
     def _pair(self, order: Order, rule: LaunchRule) -> Pair:
         number = len(self.pairs)
-        found = {arm: self._timed(arm, number, rule) for arm in order}
+        launches = {arm: self._launch(arm, rule) for arm in order}
+        apart = () if self.settings.allow_mismatch else ran_differently(launches["A"].result, launches["B"].result)
+        found = {arm: self._timed(arm, number, launch, apart) for arm, launch in launches.items()}
         return Pair(number, order, baseline=found["A"], candidate=found["B"])
 
-    def _timed(self, arm: str, pair: int, rule: LaunchRule) -> Timed:
-        launch = self._launch(arm, rule)
+    def _timed(self, arm: str, pair: int, launch: Launch, apart: Sequence[str]) -> Timed:
+        """`apart`: in what the launch and its partner differ."""
         found = timed_launch(launch)
-        if launch.result.status != "ok":
+        if found.median_ms is None:
             self.failures[arm] += 1
             if self.failures[arm] >= FAILURES_IN_A_ROW:
-                raise MeasurementError(f"{_SIDES[arm]} {self.arms[arm].name} failed in {FAILURES_IN_A_ROW} launches in a row: {launch.result.reason}")
+                reason = "; ".join(found.problems)
+                raise MeasurementError(f"{_SIDES[arm]} {self.arms[arm].name} failed in {FAILURES_IN_A_ROW} launches in a row: {reason}")
             return found
         self.failures[arm] = 0
+        found = replace(found, problems=(*found.problems, *(f"both ran differently ({difference})" for difference in apart)))
         self.records.append(_record(self.arms[arm], arm, pair, launch, found))
         return found
 

@@ -91,9 +91,12 @@ def timed(samples_ms: npt.ArrayLike, problems: Sequence[str] = ()) -> Timed:
 
 
 def timed_launch(launch: Launch) -> Timed:
-    """A launch as one side of a pair. One that failed, or that must not count by its evidence (`kdedge.latency.validity`), has a problem."""
+    """A launch as one side of a pair. One that failed, was too short for the clock,
+    or must not count by its evidence (`kdedge.latency.validity`) has a problem."""
     if launch.result.status != "ok":
         return failed(launch.result.reason or launch.result.status)
+    if not np.all(launch.samples_ms > 0):
+        return failed("at least one iteration was shorter than the clock of this device can tell")
     # Without the figure in brackets, so that launches of one kind are counted together.
     return timed(launch.samples_ms, [CONCERNS[kind].sentence.partition(" (")[0] for kind in drops_pair(launch.result)])
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from kdedge.errors import MeasurementError
 from kdedge.estimate import Estimate
 from kdedge.latency.effect import percent, shift_interval, slow_down
-from kdedge.latency.holm import holm
 from kdedge.latency.looks import Looks
 from kdedge.latency.pairs import MEDIAN, P90, Metric, Pair, counted
 from kdedge.latency.power import detectable_among, noise, pairs_needed, spoken_seconds
@@ -100,9 +99,12 @@ class CheckVerdict:
 
     @property
     def p_regressed(self) -> float:
-        """For a family of cells: the smallest p value of this cell, for all its metrics and looks."""
-        each = holm([test.p_regressed for test in self.tests]) or (1.0,)
-        return min(1.0, min(each) * len(self.rule.looks.pairs))
+        """For a family of cells: the smallest p value of this cell, by Bonferroni for all the tests that were declared, done or not.
+
+        The look at which it stopped stands for all looks: its p value is no smaller than the smallest of them.
+        """
+        tests = self.rule.looks.tests * len(self.rule.looks.pairs)
+        return min(1.0, tests * min((test.p_regressed for test in self.tests), default=1.0))
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, versioned by `schema`; infinite values (a slow-down that no number of pairs finds) are null."""

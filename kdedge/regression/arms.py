@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kdedge.bundle.verify import verify
 from kdedge.data.npy import save_npy
 from kdedge.errors import BundleError, DataError, KdedgeError
 from kdedge.latency.check import Arm
+from kdedge.record import sha256_of
 from kdedge.runtimes.job import Job
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -30,11 +32,13 @@ WHOLE = ""
 @dataclass(frozen=True)
 class Given:
     """What the user says of model files that come alone. `inputs`: an `.npz`, one array an input; `sizes`: NAME=N for dimensions that vary, where
-    inputs are drawn; `options`: session options besides the usual."""
+    inputs are drawn; `options`: session options besides the usual; `others`: files of the inputs of the side
+    that a candidate is compared with, by name."""
 
     inputs: Path | None = None
     sizes: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, str] | None = None
 
 
 def arms_of(path: Path, given: Given, folder: Path) -> dict[str, Arm]:
@@ -43,18 +47,26 @@ def arms_of(path: Path, given: Given, folder: Path) -> dict[str, Arm]:
     `folder`: where inputs are written.
 
     Raises:
-        KdedgeError: there is nothing that can be launched, or it is damaged.
+        KdedgeError: there is nothing that can be launched, it is damaged, or two bundles of a run have the same name.
     """
     if (path / MANIFEST).is_file():
         return {WHOLE: of_bundle(path, folder)}
-    bundles = sorted((path / "bundles").glob(f"*/{MANIFEST}")) if path.is_dir() else []
-    if bundles:
-        arms = {}
-        for number, manifest in enumerate(bundles):
-            artifact = read_manifest(manifest.parent)["artifact"]
-            arms[f"{artifact['target']}/{artifact['precision']}"] = of_bundle(manifest.parent, folder / f"bundle-{number}")
+    arms: dict[str, Arm] = {}
+    for number, manifest in enumerate(sorted((path / "bundles").glob(f"*/{MANIFEST}"))):
+        arm = of_bundle(manifest.parent, folder / f"bundle-{number}")  # first, so that what its manifest says can be relied on
+        artifact = read_manifest(manifest.parent)["artifact"]
+        key = f"{artifact['target']}/{artifact['precision']}"
+        if key in arms:
+            raise KdedgeError(f"{path} holds two bundles of {key}: name one of them, below {path / 'bundles'}")
+        arms[key] = arm
+    if arms:
         return arms
     return {WHOLE: of_file(path, given, folder)}
+
+
+def holds_bundles(path: Path) -> bool:
+    """Whether a folder is a bundle or has some, as that of a run."""
+    return (path / MANIFEST).is_file() or any((path / "bundles").glob(f"*/{MANIFEST}"))
 
 
 def of_bundle(root: Path, folder: Path) -> Arm:
@@ -64,17 +76,25 @@ def of_bundle(root: Path, folder: Path) -> Arm:
         BundleError: it is damaged.
     """
     verify(root, run=False)
-    manifest = read_manifest(root)
+    try:
+        return _of_whole_bundle(root, read_manifest(root), folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{root.name}: {MANIFEST} does not say what is needed to time the artifact: {type(error).__name__}: {error}") from error
+
+
+def _of_whole_bundle(root: Path, manifest: Mapping[str, Any], folder: Path) -> Arm:
     artifact = manifest["artifact"]
-    batch = artifact["batch"]
+    size = artifact["batch"]["size"]
     arrays = {name: _array(root / path) for name, path in manifest["golden"]["cases"][0]["inputs"].items()}
-    if any(len(array) < batch["size"] for array in arrays.values()):
-        raise BundleError(f"{root.name}: its golden inputs are fewer than its batch of {batch['size']}")
-    graphs = {graph["name"]: [str((root / file).resolve()) for file in graph["files"]] for graph in artifact["graphs"]}
+    if not isinstance(size, int) or size < 1:
+        raise BundleError(f"{root.name}: its batch is {size!r}, which is no number from 1")
+    if any(array.ndim == 0 or len(array) < size for array in arrays.values()):
+        raise BundleError(f"{root.name}: its golden inputs are fewer than its batch of {size}")
+    graphs = {str(graph["name"]): [str((root / file).resolve()) for file in graph["files"]] for graph in artifact["graphs"]}
     line = f"{manifest.get('recipe') or manifest['name']}/{artifact['target']}/{artifact['precision']}"
-    inputs = written({name: array[: batch["size"]] for name, array in arrays.items()}, folder)
-    job = Job("launch", artifact["runtime"], graphs, dict(artifact["options"]), [inputs], batch["size"], batch["fixed"])
-    return Arm(manifest["name"], line, artifact["sha256"], job)
+    inputs = written({name: array[:size] for name, array in arrays.items()}, folder)
+    job = Job("launch", artifact["runtime"], graphs, dict(artifact["options"]), [inputs], size, bool(artifact["batch"]["fixed"]))
+    return Arm(str(manifest["name"]), line, str(artifact["sha256"]), job)
 
 
 def of_file(path: Path, given: Given, folder: Path) -> Arm:
@@ -91,17 +111,22 @@ def of_file(path: Path, given: Given, folder: Path) -> Arm:
     files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else _data_files(path))]
     if missing := [file for file in files if not file.is_file()]:
         raise KdedgeError(f"{path.name}: its file {missing[0].name} is not beside it")
-    arrays = _given(given.inputs) if given.inputs is not None else _drawn(path, given.sizes)
+    if elsewhere := [file for file in files if file.parent != path.parent]:
+        raise KdedgeError(
+            f"{path.name}: its data {elsewhere[0].relative_to(path.parent)} lies in another folder; save the model with its data beside it"
+        )
+    arrays = _given(given.inputs) if given.inputs is not None else _drawn(path, given)
     rows = {len(array) for array in arrays.values() if array.ndim}
     batch = min(rows, default=1)
     options = {**ONE_THREAD[runtime], **given.options}
     job = Job("launch", runtime, {"model": [str(file.resolve()) for file in files]}, options, [written(arrays, folder)], batch, True)
-    return Arm(path.stem, path.stem, digest(files), job)
+    name = os.fsencode(path.stem).decode("utf-8", "backslashreplace")  # a file name may hold bytes that are no text, a database may not
+    return Arm(name, name, digest(files), job)
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 over the bytes of the files, in their order; of a single file its plain one."""
-    each = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    """SHA-256 over those of the files, in their order; of a single file its plain one."""
+    each = [sha256_of(file) for file in files]
     return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
 
@@ -130,13 +155,7 @@ def with_inputs_of(arm: Arm, other: Arm) -> Arm:
             raise DataError(
                 f"input `{name}`: {other.name} takes {second.dtype} {list(second.shape)}, {arm.name} takes {first.dtype} {list(first.shape)}"
             )
-    return Arm(arm.name, arm.line, arm.sha256, _rebucketed(arm.job, theirs), arm.environment)
-
-
-def _rebucketed(job: Job, bucket: dict[str, str]) -> Job:
-    from dataclasses import replace
-
-    return replace(job, buckets=[dict(bucket)])
+    return replace(arm, job=replace(arm.job, buckets=[dict(theirs)]))
 
 
 def _given(path: Path) -> Arrays:
@@ -150,15 +169,17 @@ def _given(path: Path) -> Arrays:
     return found
 
 
-def _drawn(path: Path, sizes: Sequence[str]) -> Arrays:
+def _drawn(path: Path, given: Given) -> Arrays:
     if path.suffix != ".onnx":
+        if given.others is not None:
+            return {name: _array(Path(file)) for name, file in given.others.items()}
         raise KdedgeError(f"{path.name}: give its inputs with --inputs FILE.npz; they are drawn for .onnx files alone")
     from kdedge.exporters.examples import random_feed
     from kdedge.exporters.foreign.opening import open_graph
     from kdedge.exporters.given_sizes import fill_sizes, name_dimensions, parse_sizes, specs_at
 
     model = name_dimensions(open_graph(path))
-    fixed = fill_sizes(model, parse_sizes(sizes))
+    fixed = fill_sizes(model, parse_sizes(given.sizes))
     return random_feed(specs_at(model, fixed), {})
 
 

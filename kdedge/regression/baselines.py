@@ -7,7 +7,6 @@ STORE/NAME/inputs/...       what it is timed on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 
 from kdedge.errors import KdedgeError, WorkspaceError
 from kdedge.latency.check import Arm
+from kdedge.record import sha256_of
 from kdedge.runtimes.job import Job
 
 SCHEMA = 1
@@ -69,7 +69,7 @@ def set_baseline(name: str, arm: Arm, device: str, environment: Mapping[str, str
             "fixed_batch": arm.job.fixed_batch,
             "graphs": graphs,
             "inputs": inputs,
-            "files": {path: _sha256(coming / path) for path in sorted({*inputs.values(), *(file for files in graphs.values() for file in files)})},
+            "files": {path: sha256_of(coming / path) for path in sorted({*inputs.values(), *(file for files in graphs.values() for file in files)})},
         }
         (coming / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         old = store / f".{name}.old"
@@ -100,7 +100,7 @@ def read_baseline(name: str, store: Path) -> Baseline:
         record: dict[str, Any] = json.loads((root / RECORD).read_text(encoding="utf-8"))
         if record["schema"] != SCHEMA:
             raise WorkspaceError(f"the baseline `{name}` has schema {record['schema']!r}; this kdedge reads schema {SCHEMA}")
-        changed = [path for path, sha256 in record["files"].items() if not _inside(root, path) or _sha256(root / path) != sha256]
+        changed = [path for path, sha256 in record["files"].items() if not _inside(root, path) or sha256_of(root / path) != sha256]
         if changed:
             raise WorkspaceError(f"the baseline `{name}` is damaged: {changed[0]} is not the file that was set")
         named = [*record["inputs"].values(), *(file for files in record["graphs"].values() for file in files)]
@@ -109,7 +109,7 @@ def read_baseline(name: str, store: Path) -> Baseline:
         arm = _arm(record, root)
         size = sum((root / path).stat().st_size for path in record["files"])
         return Baseline(name, arm, str(record["device"]), str(record["set_at"]), size)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkspaceError(f"the baseline `{name}` is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -140,8 +140,3 @@ def _copied(source: Path, root: Path, where: str) -> str:
     (root / where).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, root / path)
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

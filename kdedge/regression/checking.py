@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from kdedge import __version__
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
-from kdedge.errors import KdedgeError
-from kdedge.latency.check import Arm, Checked, CheckSettings, check
+from kdedge.errors import KdedgeError, MeasurementError, WorkspaceError
+from kdedge.latency.check import Arm, Checked, CheckSettings, broken_off, check
 from kdedge.latency.history.records import Session, environment_key
 from kdedge.latency.holm import confirmed, holm
 from kdedge.latency.verdicts import EXIT_CODES, State
-from kdedge.regression.arms import WHOLE, Given, arms_of, with_inputs_of
+from kdedge.regression.arms import WHOLE, Given, arms_of, holds_bundles, with_inputs_of
 from kdedge.regression.baselines import names, read_baseline
 
 if TYPE_CHECKING:
@@ -121,74 +122,90 @@ def run_check(
         KdedgeError: what is to be compared is not there or damaged, or cannot be launched.
     """
     started = datetime.now(UTC)
-    before = _sides(baseline, store, given or Given(), folder / "baseline")
-    after = _sides(candidate, store, given or Given(), folder / "candidate")
+    given = given or Given()
+    if given.inputs is not None and not Path(baseline).is_file():
+        raise KdedgeError(f"--inputs {given.inputs}: {baseline} brings its own inputs, on which both sides are timed")
+    before = sides_of(baseline, store, given, folder / "baseline")
+    others = next(iter(before.values())).job.buckets[0] if len(before) == 1 else None
+    after = sides_of(candidate, store, replace(given, others=others), folder / "candidate")
     if len(before) == len(after) == 1:  # two artifacts are compared whatever they are called
         before, after = {WHOLE: next(iter(before.values()))}, {WHOLE: next(iter(after.values()))}
     keys = sorted(set(before) & set(after))
     if not keys:
         raise KdedgeError(f"{baseline} and {candidate} have nothing in common: {_listed(before)} and {_listed(after)}")
-    places = [(key, name) for name in devices for key in keys]
-    opened = {name: open_device(name) for name in dict.fromkeys(devices)}
-    first: list[Checked] = []
-    for number, (key, name) in enumerate(places):
-        work = folder / f"cell-{number}"
-        first.append(_one(opened[name], before[key], after[key], settings, work, history, told, _label(key, name, places)))
-    cells = _judged(places, first, opened, before, after, settings, folder, history, told)
-    missing = tuple(f"{key} stands in {baseline if key in before else candidate} only" for key in sorted(set(before) ^ set(after)))
+    there, after = set(after), {key: with_inputs_of(after[key], before[key]) for key in keys}
+    opened = {name: open_device(name) for name in devices}
+    cells = _Family(before, after, opened, settings, folder, history, told).cells()
+    missing = tuple(f"{key} stands in {baseline if key in before else candidate} only" for key in sorted(before.keys() ^ there))
     return CheckReport(baseline, candidate, settings, cells, missing, started)
 
 
-def _judged(
-    places: Sequence[tuple[str, str]],
-    first: Sequence[Checked],
-    opened: Mapping[str, Device],
-    before: Mapping[str, Arm],
-    after: Mapping[str, Arm],
-    settings: CheckSettings,
-    folder: Path,
-    history: History | None,
-    told: Callable[[str], None],
-) -> tuple[CheckedCell, ...]:
-    """One alarm among many cells is likely by chance: Holm's correction over all of them, and what is still flagged is measured a second time."""
-    adjusted = holm([found.verdict.p_regressed for found in first])
-    cells = []
-    for number, ((key, name), found, p) in enumerate(zip(places, first, adjusted, strict=True)):
-        state, again, notes = found.verdict.state, None, list(_environment_notes(before[key], opened[name]))
-        if state == "regressed" and len(places) > 1:
-            if p > settings.alpha:
-                state = "inconclusive"
-                notes.append(f"regressed by itself; among {len(places)} cells its p value is {p:.2g}, above {settings.alpha:g}")
-            else:
-                told(f"{_label(key, name, places)} is flagged and is measured again")
-                repeat = replace(settings, seed=settings.seed + 1)
-                again = _one(opened[name], before[key], after[key], repeat, folder / f"again-{number}", history, told, "")
-                state = _as_state(confirmed(state, again.verdict.state))
-                notes.append(f"flagged, and measured again: {again.verdict.state}")
-        identity = opened[name].identity
-        cells.append(CheckedCell(key, name, identity.kind, identity.fingerprint, found, again, state, p, tuple(notes)))
-    return tuple(cells)
+@dataclass(frozen=True)
+class _Family:
+    """All cells of a check: each artifact of the candidate on each opened device."""
 
+    before: Mapping[str, Arm]
+    after: Mapping[str, Arm]
+    opened: Mapping[str, Device]
+    settings: CheckSettings
+    folder: Path
+    history: History | None
+    told: Callable[[str], None]
 
-def _one(
-    device: Device,
-    baseline: Arm,
-    candidate: Arm,
-    settings: CheckSettings,
-    work: Path,
-    history: History | None,
-    told: Callable[[str], None],
-    label: str,
-) -> Checked:
-    work.mkdir(parents=True)
-    candidate = with_inputs_of(candidate, baseline)
-    noise = None if history is None else known_noise(history, candidate.line, device)
-    begun = datetime.now(UTC)
-    say = (lambda sentence: told(f"{label}: {sentence}")) if label else told
-    found = check(device, baseline, candidate, settings, work, known_noise=noise, told=say)
-    if history is not None:
-        history.add(session_of(found, device, settings, begun))
-    return found
+    @property
+    def size(self) -> int:
+        """How many cells."""
+        return len(self.opened) * len(self.after)
+
+    def cells(self) -> tuple[CheckedCell, ...]:
+        """One alarm among many cells is likely by chance: Holm's correction over all of them, and what is still flagged is measured a second time."""
+        places = [(key, name) for name in self.opened for key in self.after]
+        first = [self._one(key, name, self.settings, self.folder / f"cell-{number}") for number, (key, name) in enumerate(places)]
+        adjusted = holm([found.verdict.p_regressed for found, _ in first])
+        return tuple(
+            self._judged(key, name, found, p, notes, self.folder / f"again-{number}")
+            for number, ((key, name), (found, notes), p) in enumerate(zip(places, first, adjusted, strict=True))
+        )
+
+    def _judged(self, key: str, name: str, found: Checked, p: float, notes: tuple[str, ...], work: Path) -> CheckedCell:
+        state, again = found.verdict.state, None
+        if state == "regressed" and self.size > 1 and p > self.settings.alpha:
+            state = "inconclusive"
+            notes += (f"regressed by itself; among {self.size} cells its p value is {p:.2g}, above {self.settings.alpha:g}",)
+        elif state == "regressed" and self.size > 1:
+            self.told(f"{_label(key, name)} is flagged and is measured again")
+            again, more = self._one(key, name, replace(self.settings, seed=self.settings.seed + 1), work)
+            state = _as_state(confirmed(state, again.verdict.state))
+            notes += (*more, f"flagged, and measured again: {again.verdict.state}")
+        identity = self.opened[name].identity
+        notes = (*_environment_notes(self.before[key], self.opened[name]), *notes)
+        return CheckedCell(key, name, identity.kind, identity.fingerprint, found, again, state, p, notes)
+
+    def _one(self, key: str, name: str, settings: CheckSettings, work: Path) -> tuple[Checked, tuple[str, ...]]:
+        """A check of one cell, and what must be said of it besides. A device that is lost in one cell does not cost the others, nor does a history
+        that cannot be written cost the verdict."""
+        work.mkdir(parents=True)
+        device, baseline, candidate = self.opened[name], self.before[key], self.after[key]
+        noise = None if self.history is None else known_noise(self.history, candidate.line, device)
+        started, begun = datetime.now(UTC), time.monotonic()
+        try:
+            found = check(
+                device,
+                baseline,
+                candidate,
+                settings,
+                work,
+                known_noise=noise,
+                told=self.told if self.size == 1 else lambda sentence: self.told(f"{_label(key, name)}: {sentence}"),
+            )
+        except MeasurementError as error:
+            found = broken_off(baseline, candidate, settings, str(error), time.monotonic() - begun)
+        try:
+            if self.history is not None:
+                self.history.add(session_of(found, device, settings, started))
+        except WorkspaceError as error:
+            return found, (f"this check is not kept: {error}",)
+        return found, ()
 
 
 def session_of(found: Checked, device: Device, settings: CheckSettings, started: datetime) -> Session:
@@ -213,7 +230,7 @@ def known_noise(history: History, line: str, device: Device) -> float | None:
     """The pooled standard deviation of log ratios of this line's last checks on this device in this environment; None where there is none."""
     environment = environment_key(device.identity.fingerprint)
     found = [
-        (float(session.told["noise"]), len(session.told["counted"]) - 1)
+        (float(session.told["noise"]), len(session.told.get("counted", ())) - 1)
         for session in history.sessions(kind="check", device=device.identity.name, limit=REMEMBERED * 5)
         if session.environment == environment and session.told.get("noise") is not None and any(launch.line == line for launch in session.launches)
     ][:REMEMBERED]
@@ -221,9 +238,15 @@ def known_noise(history: History, line: str, device: Device) -> float | None:
     return math.sqrt(sum(sd * sd * degree for sd, degree in found) / degrees) if degrees > 0 else None
 
 
-def _sides(named: str, store: Path, given: Given, folder: Path) -> dict[str, Arm]:
+def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, Arm]:
+    """The arms of what a user named: a path, or a kept baseline. `folder`: where inputs are written.
+
+    Raises:
+        KdedgeError: there is neither, or it is damaged.
+    """
     path = Path(named)
-    if path.exists():
+    # A folder that only happens to have the name of a baseline does not hide it.
+    if path.is_file() or (path.exists() and (holds_bundles(path) or named not in names(store))):
         return arms_of(path, given, folder)
     if named in names(store):
         return {WHOLE: read_baseline(named, store).arm}
@@ -243,8 +266,8 @@ def _environment_notes(baseline: Arm, device: Device) -> list[str]:
     ]
 
 
-def _label(key: str, device: str, places: Sequence[tuple[str, str]]) -> str:
-    return "" if len(places) == 1 else f"{key or 'the artifact'} on {device}"
+def _label(key: str, device: str) -> str:
+    return f"{key or 'the artifact'} on {device}"
 
 
 def _listed(arms: Mapping[str, Arm]) -> str:

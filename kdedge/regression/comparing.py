@@ -17,8 +17,8 @@ from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
 from kdedge.errors import DataError, KdedgeError, MeasurementError
 from kdedge.latency.check import Arm, Checked, CheckSettings, check, differences
-from kdedge.regression.arms import Given, arms_of, with_inputs_of
-from kdedge.regression.baselines import names, read_baseline
+from kdedge.regression.arms import Given, with_inputs_of
+from kdedge.regression.checking import sides_of
 from kdedge.runtimes.job import Result
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def compare(
     Raises:
         KdedgeError: one is not there, damaged or cannot be run, or their inputs or outputs cannot be put side by side.
     """
-    one = _side(first, store, given or Given(), folder / "first")
-    other = _side(second, store, given or Given(), folder / "second")
+    given = given or Given()
+    one = _side(first, store, given, folder / "first")
+    other = _side(second, store, replace(given, others=one.arm.job.buckets[0]), folder / "second")
     other = replace(other, arm=with_inputs_of(other.arm, one.arm))
     device = open_device(device_name)
     told(f"running both on {_rows(one.inputs)} examples")
@@ -154,13 +155,7 @@ def medians_of(checked: Checked) -> dict[str, float | None]:
 
 def _side(named: str, store: Path, given: Given, folder: Path) -> Side:
     path = Path(named)
-    if not path.exists():
-        if named not in names(store):
-            kept = ", ".join(names(store)) or "none"
-            raise KdedgeError(f"{named}: there is no such file or bundle, and no baseline of this name ({kept})")
-        arm = read_baseline(named, store).arm
-        return Side(arm, tuple(arm.job.buckets), _size(arm))
-    arms = arms_of(path, given, folder)
+    arms = sides_of(named, store, given, folder)
     if len(arms) > 1:
         raise KdedgeError(f"{named} holds {len(arms)} artifacts ({', '.join(arms)}): name the bundle of one, below {path / 'bundles'}")
     arm = next(iter(arms.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kdedge.latency.change_points import ChangePoint, change_points
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
+LOOKED_AT = 300
+"""Steps are looked for among so many of the newest points: the permutation test takes the square of their number, a second for these."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,16 @@ def trends(history: History, line: str = "", device: str = "", margin: float = 0
             continue
         points = _without_baselines(history, key)
         if points:
-            found.append(Trend(key, points, change_points([point.value for point in points], margin)))
+            found.append(Trend(key, points, _changes(points, margin)))
     return tuple(found)
+
+
+def _changes(points: Sequence[Point], margin: float) -> tuple[ChangePoint, ...]:
+    older = max(0, len(points) - LOOKED_AT)
+    return tuple(
+        replace(change, after=older + change.after, before=older + change.before, first=older + change.first, last=older + change.last)
+        for change in change_points([point.value for point in points[older:]], margin)
+    )
 
 
 def _without_baselines(history: History, key: SeriesKey) -> tuple[Point, ...]:

@@ -58,6 +58,7 @@ def test_throttling_is_no_regression_even_where_the_candidate_is_slower(kdedge: 
         ((*BOTH, "--pairs", "7"), "--pairs 7: an even number"),
         ((*BOTH, "--pairs", "4"), "the fewest that can decide"),
         ((*BOTH, "--looks", "0"), "--looks 0: at least 1"),
+        ((*BOTH, "--seed", "-1"), "--seed -1: a whole number from 0"),
         ((*BOTH, "--time-budget", "soon"), "--time-budget soon: a time such as 60s"),
         ((*BOTH, "--on", "nowhere:x"), "nowhere"),
         (("before.onnx", "absent.onnx"), "absent.onnx: there is no such file, bundle or folder of a run, and no baseline of this name"),

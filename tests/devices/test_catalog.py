@@ -142,6 +142,11 @@ def test_targets_exist_and_are_meant_for_the_machine_and_its_runtimes(profile: P
         assert TARGETS[name].runtime in profile.runtimes
 
 
+def test_a_board_whose_last_jetpack_has_no_tensorrt_10_is_promised_no_target_that_needs_it(profile: Profile) -> None:
+    if "jetpack" in profile.facts:  # TensorRT 10 came with JetPack 6.1; the adapter refuses 8
+        assert ("tensorrt" in profile.targets) == (profile.facts["jetpack"].value != "up to 5.x")
+
+
 # ---- detection -------------------------------------------------------------------------------------------------------------
 
 

@@ -102,8 +102,9 @@ def test_a_board_that_is_lost_in_the_middle_fails_its_own_cells_and_the_others_s
     for cell in (first, second):
         assert "device `board`: " in cell.reason
         assert "tried for" in cell.reason
-    assert result.verdict is not None
-    assert [cell.artifact.precision for cell in result.verdict.shipped]  # this machine's cells carry the target
+    assert result.exit_code != 0
+    assert result.report is not None
+    assert result.report.is_file()
 
 
 def test_a_probe_says_what_a_board_is_and_goes_on_after_one_that_is_not_there(server: Sshd) -> None:

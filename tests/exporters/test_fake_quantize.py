@@ -181,6 +181,7 @@ def session(model: Any, integer: bool) -> Any:
     """Kernels on integers (QLinearConv and its like), or the float arithmetic that Q and DQ stand for."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # no saturation, whichever CPU this is
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if integer else level.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -180,3 +180,61 @@ def test_what_is_known_of_the_noise_says_beforehand_what_can_be_found(tmp_path: 
     assert found.verdict.detectable_before > 0.03
     assert said == [found.plan]
     assert f"{100 * found.verdict.detectable_before:.1f} % is found" in found.plan
+
+
+class Changing:
+    """A device on which somebody changes the power mode after some launches, and back after one more."""
+
+    def __init__(self, inner: Device, at: int) -> None:
+        self.inner, self.at, self.runs = inner, at, 0
+
+    def run(self, *arguments: Any) -> Any:
+        self.runs += 1
+        assert self.inner.runner is not None
+        result = self.inner.runner.run(*arguments)
+        mode = "15W" if self.runs == self.at else "MAXN"
+        return replace(result, evidence={**result.evidence, "machine": {"power_mode": mode}})
+
+
+def test_a_pair_between_whose_launches_the_machine_was_set_otherwise_is_dropped(tmp_path: Path) -> None:
+    before, after = model_files(tmp_path / "models")
+    sides = arm(before, tmp_path / "a"), arm(after, tmp_path / "b")
+    device = simulated("quiet", before, after, 0.0)
+    (tmp_path / "work").mkdir()
+    found = check(replace(device, runner=Changing(device, 5)), *sides, SETTINGS, tmp_path / "work")  # two pilots, one pair, then this
+    (dropped,) = [pair for pair in found.verdict.pairs if not pair.valid]
+    assert dropped.number == 1
+    assert all("both ran differently (power mode: " in problem for problem in dropped.problems)
+    assert found.verdict.state == "equivalent"
+    (tmp_path / "again").mkdir()
+    allowed = check(replace(device, runner=Changing(device, 5)), *sides, replace(SETTINGS, allow_mismatch=True), tmp_path / "again")
+    assert all(pair.valid for pair in allowed.verdict.pairs)
+    # In the first launch of all, it is the environment of one side.
+    (tmp_path / "pilot").mkdir()
+    refused = check(replace(device, runner=Changing(device, 1)), *sides, SETTINGS, tmp_path / "pilot")
+    assert (refused.verdict.state, refused.launches) == ("invalid", ())
+    assert "power mode: 15W and MAXN" in refused.verdict.reason
+
+
+def test_nothing_more_is_launched_once_too_many_pairs_are_lost(tmp_path: Path) -> None:
+    found = checked(tmp_path, scenario="throttle", throttle_at=0.0)
+    verdict = found.verdict
+    assert verdict.state == "invalid"
+    # Of the 16 declared pairs and their 2 spares 8 are left, and the first look needs 10.
+    assert (verdict.rule.looks.pairs, len(verdict.pairs)) == ((10, 16), 10)
+
+
+def test_settings_that_can_decide_nothing_are_refused_before_anything_is_launched(tmp_path: Path) -> None:
+    before, after = model_files(tmp_path / "models")
+    device = simulated("quiet", before, after, 0.0)
+    flaky = Flaky(device, 0)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(MeasurementError, match="begin with 8 pairs"):
+        check(replace(device, runner=flaky), arm(before, tmp_path / "a"), arm(after, tmp_path / "b"), replace(SETTINGS, pairs=6), tmp_path / "work")
+    assert flaky.runs == 0
+
+
+def test_a_short_budget_is_said_to_be_short_at_any_alpha(tmp_path: Path) -> None:
+    found = checked(tmp_path, settings=replace(SETTINGS, alpha=1e-6, budget_seconds=0.001))
+    assert found.verdict.state == "inconclusive"
+    assert "too short: the fewest pairs that can decide are 22" in found.verdict.reason

@@ -89,3 +89,9 @@ def test_a_launch_that_throttled_or_failed_has_a_problem() -> None:
     loop = {"seconds": 1.0, "cores": 2, "before": waits[0], "after": waits[1]}
     found = timed_launch(Launch(np.ones(64), Result("ok", facts={"loop": loop})))
     assert found.problems == ("the loop waited while others had its core",)
+
+
+def test_a_launch_whose_iterations_no_clock_can_tell_does_not_count() -> None:
+    found = timed_launch(Launch(np.array([0.1] * 63 + [0.0]), Result("ok")))
+    assert found.median_ms is None
+    assert found.problems == ("at least one iteration was shorter than the clock of this device can tell",)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdedge.errors import MeasurementError
 from kdedge.latency.looks import Looks
@@ -176,3 +178,20 @@ def test_a_verdict_is_plain_versioned_json() -> None:
     assert len(record["pairs"]) == 10
     assert record["detectable_before"] is None
     assert record["looks"] == [10]
+
+
+@settings(deadline=None)  # the first call draws what power means for ten pairs
+@given(st.lists(st.floats(-0.1, 0.1), min_size=10, max_size=10), st.lists(st.floats(-0.1, 0.1), min_size=10, max_size=10), st.booleans())
+def test_a_cell_of_a_family_is_flagged_by_its_p_value_where_it_is_flagged_alone(medians: list[float], p90s: list[float], without: bool) -> None:
+    rule = CheckRule(Looks((10, 14), alpha=0.05, tests=2))
+    order: tuple[Order, Order] = ("AB", "BA")
+    run = [
+        Pair(number, order[number % 2], Timed(1.0, 1.0, 100), Timed(math.exp(median), None if without else math.exp(p90), 100))
+        for number, (median, p90) in enumerate(zip(medians, p90s, strict=True))
+    ]
+    found = judge(run, rule, 10)
+    assert found.tests
+    alarmed = any(test.p_regressed <= rule.looks.share for test in found.tests)
+    # Not measuring a metric earns nothing: its share of alpha is spent.
+    assert alarmed == (found.p_regressed <= 0.05 * (1 + 1e-12))
+    assert judge((), rule).p_regressed == 1.0

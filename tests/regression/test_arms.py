@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from regression_world import model, sha256
 
+from kdedge.bundle.manifest import manifest_bytes
 from kdedge.errors import BundleError, DataError, KdedgeError
 from kdedge.regression.arms import WHOLE, Given, arms_of, digest, with_inputs_of
 
@@ -102,3 +107,47 @@ def test_both_are_timed_on_the_same_inputs_or_not_at_all(tmp_path: Path) -> None
     renamed = replace(one, job=replace(one.job, buckets=[{"y": one.job.buckets[0]["x"]}]))
     with pytest.raises(DataError, match="takes the inputs"):
         with_inputs_of(renamed, one)
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        (lambda manifest: manifest["artifact"]["batch"].update(size=0), "its batch is 0"),
+        (lambda manifest: manifest["artifact"]["batch"].update(size="x"), "its batch is 'x'"),
+        (lambda manifest: manifest["artifact"]["batch"].update(size=10**6), "fewer than its batch"),
+        (lambda manifest: manifest["artifact"].pop("batch"), "KeyError: 'batch'"),
+        (lambda manifest: manifest["artifact"].update(options=[1]), "TypeError"),
+        (lambda manifest: manifest["artifact"].update(batch=None), "TypeError"),
+    ],
+)
+def test_a_bundle_whose_manifest_lies_is_a_sentence(lie: Callable[[Any], Any], says: str, whole_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_bundle, tmp_path / "liar")
+    manifest = json.loads((tmp_path / "liar" / "manifest.json").read_text())
+    lie(manifest)
+    (tmp_path / "liar" / "manifest.json").write_bytes(manifest_bytes(manifest))
+    with pytest.raises(BundleError, match=says):
+        arms_of(tmp_path / "liar", Given(), tmp_path / "in")
+
+
+def test_two_bundles_of_one_name_in_a_run_are_not_taken_for_one(whole_bundle: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(whole_bundle, tmp_path / "run" / "bundles" / name)
+    with pytest.raises(KdedgeError, match="holds two bundles of onnxruntime-x86/fp32"):
+        arms_of(tmp_path / "run", Given(), tmp_path / "in")
+
+
+def test_data_beside_a_model_goes_with_it_and_data_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, location in (("beside", "weights.bin"), ("elsewhere", "sub/weights.bin")):
+        loaded = onnx.load(model(tmp_path / f"{name}.onnx", 1.0))
+        onnx.save_model(loaded, tmp_path / f"{name}.onnx", save_as_external_data=True, location=location, size_threshold=0)
+    arm = arms_of(tmp_path / "beside.onnx", SIZED, tmp_path / "in")[WHOLE]
+    assert [Path(file).name for file in arm.job.graphs["model"]] == ["beside.onnx", "weights.bin"]
+    with pytest.raises(KdedgeError, match=r"elsewhere\.onnx: its data sub/weights\.bin lies in another folder"):
+        arms_of(tmp_path / "elsewhere.onnx", SIZED, tmp_path / "in")
+
+
+def test_a_name_of_bytes_that_are_no_text_can_be_written_everywhere(tmp_path: Path) -> None:
+    file = model(tmp_path / "net.onnx", 1.0).rename(tmp_path / os.fsdecode(b"\xff net.onnx"))
+    arm = arms_of(file, SIZED, tmp_path / "in")[WHOLE]
+    assert arm.name == arm.line == "\\xff net"

@@ -84,10 +84,13 @@ def damaged(store: Path, how: str) -> None:
         record["schema"] = 2
     elif how == "no dictionary":
         record["graphs"] = 5
-    (root / "baseline.json").write_text("{" if how == "no json" else json.dumps(record))
+    texts = {"no json": "{", "too deep": "[" * 100_000}
+    (root / "baseline.json").write_text(texts.get(how) or json.dumps(record))
 
 
-@pytest.mark.parametrize("how", ["changed", "lost", "linked away", "named outside", "not its own", "another schema", "no dictionary", "no json"])
+@pytest.mark.parametrize(
+    "how", ["changed", "lost", "linked away", "named outside", "not its own", "another schema", "no dictionary", "no json", "too deep"]
+)
 def test_a_damaged_one_is_refused_in_a_sentence(how: str, arm: Arm, tmp_path: Path) -> None:
     set_baseline("released", arm, "local", {}, tmp_path / "store")
     damaged(tmp_path / "store", how)

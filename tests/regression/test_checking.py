@@ -7,10 +7,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from regression_world import World, make_world, model
 
-from kdedge.errors import KdedgeError
+from kdedge.errors import KdedgeError, WorkspaceError
 from kdedge.latency.check import CheckSettings
 from kdedge.latency.history.store import History, open_history
 from kdedge.latency.power import detectable
@@ -133,3 +134,62 @@ def test_the_history_keeps_every_launch_and_tells_the_next_check_its_noise(world
     assert run(world, "slower", history=history).cells[0].first.verdict.detectable_before is None
     backwards = run(world, "same", history=history, sides=(str(world.after), str(world.folder / "before.onnx")))
     assert backwards.cells[0].first.verdict.detectable_before is not None
+
+
+def test_a_device_that_is_asked_for_twice_is_one_cell(world: World) -> None:
+    report = run(world, "slower", "slower")
+    assert [(cell.device, cell.again) for cell in report.cells] == [("slower", None)]
+
+
+def test_a_device_that_is_lost_costs_its_own_cell_alone(world: World) -> None:
+    devices = (world.folder / "devices.yaml").read_text()
+    (world.folder / "devices.yaml").write_text(
+        devices + "\ndead: {transport: 'simulated:disconnects', set: {disconnect_share: 1.0, milliseconds: 2.0}}"
+    )
+    report = run(world, "dead", "same")
+    assert [(cell.device, cell.state) for cell in report.cells] == [("dead", "invalid"), ("same", "equivalent")]
+    assert "the baseline before cannot be launched" in report.cells[0].first.verdict.reason
+    assert report.exit_code == 4
+    json.dumps(report.as_json())
+
+
+def test_a_history_that_is_gone_costs_no_verdict(world: World) -> None:
+    history = open_history(str(world.folder / "history.sqlite"))
+
+    def lost(session: object) -> None:
+        raise WorkspaceError("the history cannot be reached")
+
+    history.add = lost  # type: ignore[assignment]
+    report = run(world, "slower", history=history)
+    assert report.state == "regressed"
+    assert report.cells[0].notes == ("this check is not kept: the history cannot be reached",)
+
+
+def test_a_folder_of_the_name_of_a_baseline_does_not_hide_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = arms_of(world.before, Given(sizes=("batch=1",)), world.folder / "in")[WHOLE]
+    set_baseline("released", arm, "same", {}, world.folder / "store")
+    (world.folder / "released").mkdir()
+    monkeypatch.chdir(world.folder)
+    assert run(world, "same", sides=("released", str(world.after))).state == "equivalent"
+
+
+def test_a_kept_baseline_brings_the_inputs_of_both(world: World) -> None:
+    np.savez(world.folder / "x.npz", x=np.zeros((1, 3), np.float32))
+    arm = arms_of(world.before, Given(world.folder / "x.npz"), world.folder / "in")[WHOLE]
+    set_baseline("released", arm, "same", {}, world.folder / "store")
+    (world.folder / "net.xml").write_text("<net/>")
+    (world.folder / "net.bin").write_bytes(b"weights")
+    settings = replace(QUICK, allow_mismatch=True)
+    # An OpenVINO file tells no inputs to draw: it gets the baseline's.
+    report = run(world, "same", sides=("released", str(world.folder / "net.xml")), settings=settings)
+    assert report.state == "equivalent"
+    with pytest.raises(KdedgeError, match="released brings its own inputs"):
+        run_check(
+            "released",
+            str(world.after),
+            ("same",),
+            QUICK,
+            world.folder / "w",
+            given=Given(world.folder / "x.npz"),
+            store=world.folder / "store",
+        )

@@ -70,3 +70,16 @@ def test_blocks_go_from_the_lowest_to_the_highest_and_the_newest_are_shown() -> 
     assert plot([1.0, 2.0, 8.0]) == "▁▂█"
     assert plot([3.0, 3.0]) == "▁▁"
     assert plot([5.0] * 100 + [6.0]) == "▁" * (WIDTH - 1) + "█"
+
+
+def test_of_a_long_history_the_newest_are_looked_at_for_steps(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdedge.regression.trends.LOOKED_AT", 24)
+    wiggle = (0.0, 0.002, -0.001, 0.001, -0.002, 0.0015)
+    old = tuple(3.0 + each for each in wiggle * 2)
+    add(history, old + tuple(1.0 + each for each in wiggle * 2) + tuple(1.1 + each for each in wiggle * 2))
+    (trend,) = trends(history)
+    assert len(trend.points) == 36
+    (change,) = trend.changes  # the step from 3.0 is too long ago
+    assert change.before == 24
+    assert change.first <= 23 <= change.last + 1
+    assert trend.points[change.before].value > 1.09 > trend.points[change.after].value

@@ -189,7 +189,7 @@ def test_what_the_devices_told_of_themselves_stands_beside_what_was_measured(tmp
     shown = {row[0].text: dict(zip(launches.head, row, strict=True)) for row in launches.rows}
     dropped, supplied, long = (shown[f"onnxruntime-x86 {precision}"] for precision in ("fp32", "int8", "mixed"))
     assert (dropped["launches that count"].text, dropped["throttled"].text) == ("5 of 6", "in 1 of 6 launches")
-    assert (supplied["energy, net"].text, supplied["energy, net"].note, dropped["energy, net"].text) == ("0.31 mJ", "[0.29, 0.33]", "-")
+    assert (supplied["energy, net"].text, supplied["energy, net"].note, dropped["energy, net"].text) == ("0.310 mJ", "[0.290, 0.330]", "-")
     assert (long["steady state"].text, long["steady state"].note) == ("0.15 ms", "1.5 x first minute")
     assert (long["CPU clock"].text, long["hottest zone"].text) == ("-", "30 to 88 °C")
     assert bullets(page, "devices") == ["measured at VDD_IN, read every 50.2 ms, at least 199 times a launch; net of the idle machine"]

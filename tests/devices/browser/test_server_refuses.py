@@ -160,6 +160,7 @@ def test_hosts_by_what_the_server_is_bound_to(host: str, bound: str, ours: bool)
         {"Content-Length": "-1"},
         {"Content-Length": "1_0"},
         {"Content-Length": "+2"},
+        {"Content-Length": "9" * 5000},
         {"Content-Length": ""},
         {"Transfer-Encoding": "chunked"},
         {"Content-Length": str((256 << 10) + 1)},
@@ -200,8 +201,10 @@ def test_a_page_sees_and_answers_only_its_own_job_and_only_while_it_has_it(world
         ("name=y&dtype=float32&shape=2,2", b"x" * 15, "has 15 bytes, which is not float32[2, 2]"),
         ("name=y&dtype=float32&shape=-2,2", b"x" * 8, None),  # a shape of other words is cut to what is a number
         ("name=y&dtype=float32&shape=", b"", "is no array of numbers"),
-        ("name=y&dtype=float32&shape=1,99999999999999999999", b"x", "has 1 bytes"),
+        ("name=y&dtype=float32&shape=1,2000000000", b"x", "has 1 bytes"),
         ("name=y", b"", "is no array of numbers"),
+        ("name=y&dtype=float32&shape=0,99999999999999999999", b"", "is no array of numbers"),
+        (f"name=y&dtype=float32&shape=1,{'9' * 5000}", b"x", "is no array of numbers"),
     ],
 )
 def test_rows_that_are_none_are_refused(world: Any, query: str, body: bytes, said: str | None) -> None:
@@ -224,6 +227,7 @@ def test_rows_that_are_none_are_refused(world: Any, query: str, body: bytes, sai
         (0, b"", {}, "the page delivered the outputs of 0 of 1 buckets"),
         (5, b"{", {}, "the page's trace of what it executed cannot be read"),
         (5, b'[{"cat": "Node", "name": "a_kernel_time"}]', {}, "the page's trace of what it executed cannot be read"),
+        (5, b"[" * 100_000, {}, "the page's trace of what it executed cannot be read"),
         (5, b"[1]", {}, "the page's trace of what it executed cannot be read"),
         (5, b"", {"status": "fine"}, "the page says neither ok, failed nor not-run"),
         (5, b"", {"status": ["ok"]}, "the page says neither ok, failed nor not-run"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,15 @@ from tflite_for_tests import write_tflite
 
 from kdedge.devices.adb import open_device
 from kdedge.devices.device import Device, DeviceSettings
-from kdedge.devices.fingerprint import digest
+from kdedge.devices.fingerprint import as_set, digest
 from kdedge.devices.jobs import run_job
 from kdedge.devices.lease import Lease, holder
+from kdedge.devices.native import PROGRAMS
 from kdedge.devices.native.runner import mask_of
 from kdedge.errors import DeviceError, Disconnected
+from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, LaunchRule, SustainedRule
+from kdedge.source import ModuleSource, closure_of, read_module
 
 RULE = LaunchRule(warmup_seconds=0.1, warmup_iterations=10, min_seconds=0.5, min_iterations=64, max_seconds=5.0)
 CAPACITIES = (250, 250, 250, 250, 800, 800, 800, 1024)  # little, big and one prime core
@@ -46,9 +51,9 @@ def phone(tmp_path: Path) -> Iterator[Phone]:
         yield own
 
 
-def opened(phone: Phone, **programs: Path) -> Device:
+def opened(phone: Phone, root: str = "data/kdedge", **programs: Path) -> Device:
     serial = f"127.0.0.1:{phone.port}"
-    return open_device(f"adb:{serial}", DeviceSettings(address=serial, root=str(phone.root / "data/kdedge"), runners=programs))
+    return open_device(f"adb:{serial}", DeviceSettings(address=serial, root=str(phone.root / root), runners=programs))
 
 
 @pytest.fixture
@@ -111,6 +116,43 @@ def test_program_and_model_are_sent_once_for_all_launches(phone: Phone, job: Job
     assert received > 100_000
     assert run_job(device, job, tmp_path / "second", 60).status == "ok"
     assert phone.received == received
+
+
+def test_what_was_not_used_for_two_weeks_is_removed_and_what_is_used_stays(phone: Phone, job: Job, tmp_path: Path) -> None:
+    device = opened(phone, onnxruntime_perf_test=write_program(tmp_path / "onnxruntime_perf_test", PERF_TEST))
+    assert run_job(device, job, tmp_path / "first", 60).status == "ok"
+    root, long_ago = phone.root / "data/kdedge", time.time() - 20 * 24 * 3600
+    used = list((root / "native").iterdir())
+    for name in ("native/unused", "runs/of-a-host-that-died"):
+        (root / name).mkdir()
+        (root / name / "file").write_text("old")
+    for folder in (*used, root / "native/unused", root / "runs/of-a-host-that-died"):
+        os.utime(folder, (long_ago, long_ago))
+    received = phone.received
+    assert run_job(device, job, tmp_path / "second", 60).status == "ok"
+    assert sorted((root / "native").iterdir()) == sorted(used)
+    assert left_behind(phone) == []
+    assert phone.received == received
+
+
+def test_another_program_of_the_same_name_is_another_measurement(tmp_path: Path) -> None:
+    def facts(text: str) -> str:
+        program = write_program(tmp_path / "benchmark_model", text)
+        identity = DeviceIdentity("phone", "adb", ("aarch64",), {})
+        return as_set(identity, DeviceSettings(runners={"benchmark_model": program})).fingerprint["programs"]
+
+    assert facts(BENCHMARK_MODEL) == facts(BENCHMARK_MODEL) != facts(BENCHMARK_MODEL + "\n")
+
+
+def test_how_a_program_is_called_and_read_is_part_of_what_a_measurement_is_keyed_by() -> None:
+    seen: list[str] = []
+
+    def read(module: str, path: Path) -> ModuleSource:
+        seen.append(module)
+        return read_module(module, path)
+
+    closure_of("kdedge.devices.adb", read)
+    assert {module.__name__ for module in PROGRAMS.values()} < set(seen)
 
 
 def test_a_program_that_fails_is_a_failed_job_with_its_last_words(phone: Phone, job: Job, tmp_path: Path) -> None:
@@ -217,7 +259,8 @@ def test_litert_validates_every_example_and_a_launch_says_that_it_has_no_percent
     np.save(tmp_path / "x.npy", values)
     model = write_tflite(tmp_path / "m.tflite", [("serving:0", (1, 3), "float32")], [("logits", (1, 2), "float32"), ("sign", (1, 1), "int8")])
     job = Job("validate", "litert", {"main": [str(model)]}, {"threads": 2}, [{"image": str(tmp_path / "x.npy")}], batch=2, launch=RULE)
-    device = opened(phone, benchmark_model=write_program(tmp_path / "benchmark_model", BENCHMARK_MODEL))
+    # Its folder's name is nobody's to choose either.
+    device = opened(phone, "data/user's own", benchmark_model=write_program(tmp_path / "benchmark_model", BENCHMARK_MODEL))
     result = run_job(device, job, tmp_path / "job", 60)
     assert (result.status, result.reason, result.examples, result.iterations) == ("ok", "", 5, 3)
     sums = values.sum(1, keepdims=True)
