@@ -27,6 +27,7 @@ from result_page import saturates
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.dialects.onnxruntime_x86 import AVX2
 from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT as ONNXRUNTIME
+from kdedge.exporters.dialects.openvino import AVX2 as OPENVINO_AVX2
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.dialects.validate import validate
 from kdedge.exporters.openvino import write_ir
@@ -42,7 +43,11 @@ RECOVER = ("normalization", "equalization", "adaptive_rounding", "bias_correctio
 #: Steps of the distillation; all else is as a recipe has it that says no more.
 STEPS = 1500
 #: By runtime: what a user of this very CPU would ask for.
-DIALECTS: dict[str, Dialect] = {"onnxruntime": AVX2 if saturates() else ONNXRUNTIME, AS_WRITTEN: ONNXRUNTIME, "openvino": OPENVINO}
+DIALECTS: dict[str, Dialect] = {
+    "onnxruntime": AVX2 if saturates() else ONNXRUNTIME,
+    AS_WRITTEN: ONNXRUNTIME,
+    "openvino": OPENVINO_AVX2 if saturates() else OPENVINO,
+}
 
 Arrays = dict[str, npt.NDArray[Any]]
 

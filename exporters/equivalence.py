@@ -6,7 +6,7 @@ The tolerance is relative to the scale of the output, max|a - b| <= tolerance * 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,6 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-_SHARED_WEIGHT = "Attempt to replace the existing tensor"
-_PRECISE = "session.x64quantprecision"
-
-
 class GraphRunError(ExportError):
     """A graph cannot be opened or run at all; the message is the runtime's own sentence."""
 
@@ -55,36 +51,39 @@ def open_graph(model: ir.Model | bytes, as_written: bool = False) -> Any:
     Raises:
         GraphRunError: it cannot be opened.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    if as_written:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+    def options() -> Any:
+        made = ort.SessionOptions()
+        made.log_severity_level = 4
+        made.intra_op_num_threads = 1
+        if as_written:
+            made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return made
+
     try:
         return session_of(model if isinstance(model, bytes) else to_bytes(model), options)
     except _ORT_ERRORS as error:
         raise GraphRunError(said_by(error)) from error
 
 
-def session_of(model: bytes | Path, options: Any) -> Any:
+def session_of(model: bytes | Path, options: Callable[[], Any]) -> Any:
     """A session on the CPU that computes as one with VNNI does: others saturate the products of 8-bit weights unless they are told not to, and it is
-    the file that is asked about, not this machine.
+    the file that is asked about, not this machine. `options` makes session options.
 
     Raises whatever ONNX Runtime raises.
     """
     providers = ["CPUExecutionProvider"]
     given, content = (str(model), model.read_bytes()) if isinstance(model, Path) else (model, model)
     if b"QuantizeLinear" not in content:  # which `DequantizeLinear` does not hold: weights alone, which the option breaks
-        return ort.InferenceSession(given, options, providers=providers)
-    options.add_session_config_entry(_PRECISE, "1")
+        return ort.InferenceSession(given, options(), providers=providers)
+    precise = options()
+    precise.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return ort.InferenceSession(given, options, providers=providers)
-    except _ORT_ERRORS as error:
-        if _SHARED_WEIGHT not in str(error):
-            raise
-    # What ONNX Runtime 1.32 says where two nodes share a weight: it cannot change those.
-    options.add_session_config_entry(_PRECISE, "0")
-    return ort.InferenceSession(given, options, providers=providers)
+        return ort.InferenceSession(given, precise, providers=providers)
+    except _ORT_ERRORS:
+        # ONNX Runtime 1.32 cannot do that where two nodes share a weight, or activations are signed in front of a Gemm. A file that is wrong for
+        # another reason fails again.
+        return ort.InferenceSession(given, options(), providers=providers)
 
 
 def run(model: ir.Model | bytes, feeds: Sequence[Feed], outputs: Sequence[str] | None = None, as_written: bool = False) -> list[dict[str, Array]]:

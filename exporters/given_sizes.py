@@ -11,6 +11,8 @@ from kdedge.errors import KdedgeError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_LARGEST = 2**31 - 1
+
 
 def parse_sizes(given: Sequence[str]) -> dict[str, int]:
     """`--size NAME=N` as often as it was given.
@@ -21,8 +23,9 @@ def parse_sizes(given: Sequence[str]) -> dict[str, int]:
     found = {}
     for text in given:
         name, _, size = text.partition("=")
-        if not name or not size.isdecimal() or int(size) < 1:
-            raise KdedgeError(f"--size {text}: write NAME=N with N from 1, such as --size batch=8")
+        # Python refuses to read numbers of thousands of digits.
+        if not name or not size.isdecimal() or len(size) > len(str(_LARGEST)) or not 1 <= int(size) <= _LARGEST:
+            raise KdedgeError(f"--size {text}: write NAME=N with N from 1 to {_LARGEST}, such as --size batch=8")
         found[name] = int(size)
     return found
 

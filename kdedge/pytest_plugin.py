@@ -57,7 +57,7 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         """
         __tracebackhide__ = True  # what went wrong stands in the sentence
         doing = _choice(inconclusive or str(request.config.getini(_SETTING)))
-        from kdedge.cli.checking import Asked, history_of, settings_of
+        from kdedge.cli.checking import Asked, opened_history, settings_of
         from kdedge.errors import KdedgeError
         from kdedge.regression.arms import Given
         from kdedge.regression.checking import run_check
@@ -66,15 +66,16 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         names = os.fspath(baseline), os.fspath(candidate)
         kept = Path(workspace) if workspace is not None else request.config.rootpath / ".kdedge"
         try:
-            report = run_check(
-                *names,
-                (on,),
-                settings_of(Asked(*names, (on,), margin, alpha, pairs, looks, time_budget, 0, allow_env_mismatch)),
-                tmp_path_factory.mktemp("latency"),
-                given=Given(None if inputs is None else Path(inputs), sizes),
-                store=kept / "baselines",
-                history=history_of(history, kept),
-            )
+            with opened_history(history, kept) as opened:
+                report = run_check(
+                    *names,
+                    (on,),
+                    settings_of(Asked(*names, (on,), margin, alpha, pairs, looks, time_budget, 0, allow_env_mismatch)),
+                    tmp_path_factory.mktemp("latency"),
+                    given=Given(None if inputs is None else Path(inputs), sizes),
+                    store=kept / "baselines",
+                    history=opened,
+                )
         except KdedgeError as error:
             raise KdedgeError(f"{error.kind}: {error}") from None
         said = f"{report.state}: {headline_of(report)}"

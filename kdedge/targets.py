@@ -132,6 +132,15 @@ TARGETS: dict[str, Target] = {
             },
         ),
         Target(
+            name="openvino-avx2",  # CPUs without VNNI
+            dialect="openvino-avx2",
+            format="openvino",
+            runtime="openvino",
+            precisions=("int8", "mixed"),  # the others are those of openvino
+            machines=("x86_64",),
+            options={"": {"threads": 1, "inference_precision": "f32"}},
+        ),
+        Target(
             name="tensorrt",
             dialect="tensorrt",
             format="onnx",

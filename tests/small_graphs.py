@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdedge.artifact import ImportPath
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.equivalence import session_of
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.lower import LoweredReport, lower
 from kdedge.exporters.quantize.ranges import RangeTable, write_table
@@ -175,7 +176,7 @@ def run(model: Path, inputs: Array, entries: Mapping[str, str] | None = None) ->
 
 def run_with(model: Path, inputs: Mapping[str, Array], entries: Mapping[str, str] | None = None) -> Array:
     """The same of a graph with other inputs."""
-    session = ort.InferenceSession(str(model), _options(entries), providers=["CPUExecutionProvider"])
+    session = session_of(model, lambda: _options(entries))  # as a CPU with VNNI computes, whichever this is
     return np.asarray(session.run(None, dict(inputs))[0])
 
 
@@ -192,8 +193,7 @@ def executed(model: Path, entries: Mapping[str, str] | None = None) -> dict[str,
 
 def _options(entries: Mapping[str, str] | None = None) -> Any:
     options = ort.SessionOptions()
-    # As a CPU with VNNI computes, whichever this is: others saturate the products of 8-bit weights unless they are told not to.
-    for key, value in {"session.x64quantprecision": "1", **(entries or {})}.items():
+    for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

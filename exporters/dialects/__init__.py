@@ -8,6 +8,7 @@ DIALECTS: dict[str, str] = {
     "onnxruntime-arm": "kdedge.exporters.dialects.onnxruntime_arm:DIALECT",
     "phone-xnnpack": "kdedge.exporters.dialects.phone_xnnpack:DIALECT",
     "openvino": "kdedge.exporters.dialects.openvino:DIALECT",
+    "openvino-avx2": "kdedge.exporters.dialects.openvino:AVX2",
     "tensorrt": "kdedge.exporters.dialects.tensorrt:DIALECT",
     "qnn-htp": "kdedge.exporters.dialects.qnn_htp:DIALECT",
     "qnn-htp-16": "kdedge.exporters.dialects.qnn_htp:SIXTEEN_BITS",

@@ -58,11 +58,15 @@ class Runner:
 
     def __init__(self, path: Path, as_written: bool = False) -> None:
         self.title = path.name
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        if as_written:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+        def options() -> Any:
+            made = ort.SessionOptions()
+            made.log_severity_level = 4
+            made.intra_op_num_threads = 1
+            if as_written:
+                made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            return made
+
         try:
             self.session = session_of(path, options)
         except Exception as error:  # ONNX Runtime's classes all come straight from Exception

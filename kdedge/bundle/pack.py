@@ -31,12 +31,12 @@ from kdedge.errors import BundleError
 from kdedge.measured import Cell, References
 
 # Named so that a change in any of them makes a new bundle: together they import every file that ships in kdedge_worker/.
-from kdedge.runtimes import onnxruntime, openvino, tensorrt, torch, worker
+from kdedge.runtimes import onnxruntime, openvino, tegrastats, tensorrt, torch, worker
 from kdedge.runtimes.job import SCHEMA as JOB_SCHEMA
 
 WORKER_PACKAGE = self_check.PACKAGE
 DATA_FOLDERS = ("artifact", "assets", "golden")
-WORKER_MODULES = (worker, onnxruntime, openvino, tensorrt, torch)
+WORKER_MODULES = (worker, onnxruntime, openvino, tensorrt, torch, tegrastats)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

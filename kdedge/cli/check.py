@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def check(
-        baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="A bundle, a model file, a folder of a run, or a kept baseline's name.")],
+        baseline: Annotated[
+            str, typer.Argument(metavar="BASELINE", help="A bundle, a model file, a run (its folder or name), or a kept baseline's name.")
+        ],
         candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="The same, of what may have become slower.")],
         on: OnDevices = None,
         margin: MarginOption = "3%",

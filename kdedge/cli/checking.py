@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,25 +55,34 @@ def check_here(
         KdedgeError: words that mean nothing, or a check that cannot be run.
     """
     from kdedge.cli.running import listener_of
+    from kdedge.devices import close_devices
+    from kdedge.fleet import named_devices
     from kdedge.regression.arms import Given
     from kdedge.regression.checking import run_check
     from kdedge.regression.outputs import check_outputs, lines_of, write_outputs
 
     settings = settings_of(asked)
     check_outputs(outputs)
-    kept = history_of(history, workspace)
-    with tempfile.TemporaryDirectory(prefix="kdedge-check-") as folder, listener_of(quiet) as (listener, _), progress.listening(listener):
-        report = run_check(
-            asked.baseline,
-            asked.candidate,
-            asked.devices,
-            settings,
-            Path(folder),
-            given=Given(inputs, sizes),
-            store=workspace / "baselines",
-            history=kept,
-            told=listener.message,
-        )
+    with (
+        opened_history(history, workspace) as kept,
+        tempfile.TemporaryDirectory(prefix="kdedge-check-") as folder,
+        listener_of(quiet) as (listener, _),
+        progress.listening(listener),
+    ):
+        try:
+            report = run_check(
+                asked.baseline,
+                asked.candidate,
+                named_devices(asked.devices),
+                settings,
+                Path(folder),
+                given=Given(inputs, sizes),
+                store=workspace / "baselines",
+                history=kept,
+                told=listener.message,
+            )
+        finally:  # while somebody listens: what could not be put back on a board is told
+            close_devices()
     write_outputs(report, outputs)
     if not quiet:
         for line in lines_of(report):
@@ -151,3 +161,11 @@ def history_of(named: str, workspace: Path) -> History | None:
     from kdedge.latency.history.store import open_history
 
     return open_history(chosen)
+
+
+@contextlib.contextmanager
+def opened_history(named: str, workspace: Path) -> Iterator[History | None]:
+    """`history_of`, closed at the end."""
+    history = history_of(named, workspace)
+    with contextlib.nullcontext() if history is None else contextlib.closing(history):
+        yield history

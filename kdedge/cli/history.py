@@ -24,14 +24,15 @@ def register(app: typer.Typer) -> None:
         """List series of latencies, plot them, and warn where they stepped. The exit code is 0 whatever they did."""
         import json
 
-        from kdedge.cli.checking import history_of, share_of
+        from kdedge.cli.checking import opened_history, share_of
         from kdedge.errors import KdedgeError
         from kdedge.regression.trends import lines_of, trends
 
-        kept = history_of(url, workspace)
-        if kept is None:
-            raise KdedgeError("--history none keeps nothing, so there is nothing to show")
-        found = trends(kept, line, on, share_of(margin, "--margin"))
+        smallest = share_of(margin, "--margin")
+        with opened_history(url, workspace) as kept:
+            if kept is None:
+                raise KdedgeError("--history none keeps nothing, so there is nothing to show")
+            found = trends(kept, line, on, smallest)
         if as_json:
             print(json.dumps([trend.as_json() for trend in found]))
             return

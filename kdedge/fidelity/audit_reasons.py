@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from kdedge.artifact import AskedNode
+from kdedge.measured import DeviceIdentity
 
 _FLOATS = ("fp32", "fp16", "bf16")
 
@@ -57,3 +58,15 @@ def _other_float(asked: str, ran: str, runtime: str) -> str:
     if runtime == "openvino":
         return f"the device's choice (option `inference_precision`): it computes in {ran} what is not integer"
     return f"{runtime} chose a kernel in {ran}"
+
+
+def saturation(dialect: str, precision: str, device: DeviceIdentity) -> str:
+    """What an x86 CPU without VNNI does to weights of 8 bits: it adds two products in 16 bits. "" where that does not matter."""
+    features = device.fingerprint.get("cpu_features", "")
+    if "x86_64" not in device.machines or "vnni" in features or "avx2" not in features or precision not in ("int8", "mixed"):
+        return ""
+    if dialect == "openvino":
+        return "this CPU has no VNNI, and OpenVINO's sums of 8-bit products saturate on it: the target openvino-avx2 is made for such CPUs"
+    if dialect == "onnxruntime-x86":
+        return "this CPU has no VNNI, and ran slower kernels that do not saturate: the target onnxruntime-x86-avx2 is made for such CPUs"
+    return ""

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from kdedge.errors import DeviceError, MeasurementError, ModelError
 from kdedge.estimate import Estimate
 from kdedge.fidelity.agreement import top1_agreement
 from kdedge.fidelity.audit import audit
+from kdedge.fidelity.audit_reasons import saturation
 from kdedge.fidelity.divergence import kl_divergence, largest_error, sqnr_estimate
 from kdedge.fidelity.scoring import checked_logits, task_scores
 from kdedge.intervals import mean_estimate
-from kdedge.measured import DeviceIdentity, Fidelity, References
+from kdedge.measured import Audit, DeviceIdentity, Fidelity, References
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.validate import EXECUTED_FILE
 from kdedge.tasks.contract import Task
@@ -75,8 +77,14 @@ def validate(
         layers=layers,
         runtime_version=result.runtime_version,
         outputs=_written(outputs, folder),
-        audit=audit(artifact.asked, ran, artifact.runtime, artifact.options, device.machines) if layers is not None and artifact.asked else None,
+        audit=_audited(artifact, ran, device) if layers is not None and artifact.asked else None,
     )
+
+
+def _audited(artifact: Artifact, ran: list[dict[str, Any]], device: DeviceIdentity) -> Audit:
+    found = audit(artifact.asked, ran, artifact.runtime, artifact.options, device.machines)
+    warning = saturation(artifact.dialect, artifact.precision, device)
+    return replace(found, findings=(*found.findings, warning)) if warning else found
 
 
 def validation_job(artifact: Artifact, inputs: EncodedInputs) -> Job:
@@ -159,9 +167,18 @@ def _without_figures(status: str, reason: str, result: Result | None) -> Fidelit
 
 
 def executed_in(work: Path) -> list[dict[str, Any]]:
-    """The executed layers that a worker left in its folder (the fields of `ExecutedLayer`); none where the runtime does not tell."""
+    """The executed layers that a worker left in its folder (the fields of `ExecutedLayer`); none where the runtime does not tell.
+
+    Raises:
+        MeasurementError: the file is no list of layers.
+    """
     path = work / EXECUTED_FILE
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError as error:
+        raise MeasurementError(f"the worker's {EXECUTED_FILE} cannot be read: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(layer, dict) and "dtype" in layer for layer in found):
+        raise MeasurementError(f"the worker's {EXECUTED_FILE} is no list of layers")
     return found
 
 

@@ -114,7 +114,7 @@ def check(
 def broken_off(baseline: Arm, candidate: Arm, settings: CheckSettings, reason: str, seconds: float) -> Checked:
     """What is told of a check that could not go on: invalid, and no launch of it counts."""
     verdict = replace(judge((), _usual(settings)), state="invalid", reason=reason)
-    return Checked(verdict, "broken off", baseline, candidate, (), seconds)
+    return Checked(verdict, "unfinished, the check was broken off", baseline, candidate, (), seconds)
 
 
 def differences(baseline: Arm, candidate: Arm) -> list[str]:

@@ -27,7 +27,7 @@ def sustained_figures(samples_ms: Float64, watched: Mapping[str, Any]) -> tuple[
     observation at which a counter or a status says so, else the start of the first ten seconds from which on the rest is 10 % slower than
     the first minute.
     """
-    ends = np.cumsum(samples_ms) / 1e3
+    ends = _ends(samples_ms, watched["observations"])
     total = float(ends[-1])
     first, steady = _FIRST_SECONDS, _STEADY_SECONDS
     if total < first + steady:
@@ -53,6 +53,20 @@ _ENDED = {
 }
 
 
+def beginning(seconds: float) -> str:
+    """What `first_minute_ms` is of a launch of that length, in words."""
+    return "first minute" if seconds >= _FIRST_SECONDS + _STEADY_SECONDS else "first third"
+
+
+def _ends(samples_ms: Float64, observations: Sequence[Mapping[str, Any]]) -> Float64:
+    """When each iteration ended, in seconds since the first began: a phone may take a tenth of the time to tell its state between iterations."""
+    ends: Float64 = np.cumsum(samples_ms) / 1e3
+    seen = [(one["iteration"], one["seconds"]) for one in observations if 0 < one["iteration"] < ends.size]
+    beside: Float64 = np.array([0.0, *(seconds - ends[iteration - 1] for iteration, seconds in seen)])
+    ends += beside[np.searchsorted([iteration for iteration, _ in seen], np.arange(ends.size), side="right")]
+    return ends
+
+
 def _counted(observations: Sequence[Mapping[str, Any]]) -> tuple[float, str] | None:
     """When a counter or a status first says that the device throttled, and its sentence."""
     for one in observations[1:]:
@@ -71,4 +85,4 @@ def _slower_from(samples_ms: Float64, ends: Float64, early: float) -> float | No
     slow_since = len(medians)
     while slow_since > 0 and medians[slow_since - 1] > _SLOWER * early:
         slow_since -= 1
-    return starts[slow_since] if slow_since < len(medians) else None
+    return starts[slow_since] if 0 < slow_since < len(medians) else None  # what was never fast did not turn slow

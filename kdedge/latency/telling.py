@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdedge.latency.sustained import beginning
 from kdedge.measured import Latency
 
 
@@ -33,7 +34,7 @@ def as_json(latency: Latency) -> dict[str, Any]:
 
 
 def _sustained(figures: dict[str, float]) -> str:
-    first, steady, ratio = figures["first_minute_ms"], figures["steady_ms"], figures["steady_ratio"]
+    first, steady, ratio, seconds = (figures[name] for name in ("first_minute_ms", "steady_ms", "steady_ratio", "seconds"))
     after = figures.get("throttled_after_seconds")
     when = "nothing throttled" if after is None else f"throttled after {after:.0f} s"
-    return f"sustained: {steady:.4g} ms, {ratio:.3g} times its first minute ({first:.4g} ms), {when}; one launch of {figures['seconds']:.0f} s"
+    return f"sustained: {steady:.4g} ms, {ratio:.3g} times its {beginning(seconds)} ({first:.4g} ms), {when}; one launch of {seconds:.0f} s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,7 +93,7 @@ def _of_whole_bundle(root: Path, manifest: Mapping[str, Any], folder: Path) -> A
     line = f"{manifest.get('recipe') or manifest['name']}/{artifact['target']}/{artifact['precision']}"
     inputs = written({name: array[:size] for name, array in arrays.items()}, folder)
     job = Job("launch", artifact["runtime"], graphs, dict(artifact["options"]), [inputs], size, bool(artifact["batch"]["fixed"]))
-    return Arm(str(manifest["name"]), line, str(artifact["sha256"]), job)
+    return Arm(plain(str(manifest["name"])), plain(line), str(artifact["sha256"]), job)
 
 
 def of_file(path: Path, given: Given, folder: Path) -> Arm:
@@ -120,14 +119,18 @@ def of_file(path: Path, given: Given, folder: Path) -> Arm:
     batch = min(rows, default=1)
     options = {**ONE_THREAD[runtime], **given.options}
     job = Job("launch", runtime, {"model": [str(file.resolve()) for file in files]}, options, [written(arrays, folder)], batch, True)
-    name = os.fsencode(path.stem).decode("utf-8", "backslashreplace")  # a file name may hold bytes that are no text, a database may not
-    return Arm(name, name, digest(files), job)
+    return Arm(plain(path.stem), plain(path.stem), digest(files), job)
 
 
 def digest(files: Sequence[Path]) -> str:
     """SHA-256 over those of the files, in their order; of a single file its plain one."""
     each = [sha256_of(file) for file in files]
     return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
+
+
+def plain(name: str) -> str:
+    """A name that can be printed and kept: what is no printable character (bytes of a file name that are no text, control characters) is escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 def written(arrays: Arrays, folder: Path) -> dict[str, str]:

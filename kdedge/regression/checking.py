@@ -116,7 +116,7 @@ def run_check(
     history: History | None = None,
     told: Callable[[str], None] = lambda sentence: None,
 ) -> CheckReport:
-    """Check a candidate against a baseline on each device. `baseline`, `candidate`: a path, or the name of a kept baseline. `folder`: an empty one.
+    """Check a candidate against a baseline on each device. `baseline`, `candidate`: as `sides_of` takes them. `folder`: an empty one.
 
     Raises:
         KdedgeError: what is to be compared is not there or damaged, or cannot be launched.
@@ -134,18 +134,20 @@ def run_check(
     if not keys:
         raise KdedgeError(f"{baseline} and {candidate} have nothing in common: {_listed(before)} and {_listed(after)}")
     there, after = set(after), {key: with_inputs_of(after[key], before[key]) for key in keys}
+    stamps = {file: stamp for key in keys for file, stamp in _stamps(before[key], after[key]).items()}
     opened = {name: open_device(name) for name in devices}
-    cells = _Family(before, after, opened, settings, folder, history, told).cells()
+    cells = _Family(before, after, stamps, opened, settings, folder, history, told).cells()
     missing = tuple(f"{key} stands in {baseline if key in before else candidate} only" for key in sorted(before.keys() ^ there))
     return CheckReport(baseline, candidate, settings, cells, missing, started)
 
 
 @dataclass(frozen=True)
 class _Family:
-    """All cells of a check: each artifact of the candidate on each opened device."""
+    """All cells of a check: each artifact of the candidate on each opened device. `stamps`: by which a file that is changed meanwhile is known."""
 
     before: Mapping[str, Arm]
     after: Mapping[str, Arm]
+    stamps: Mapping[str, Any]
     opened: Mapping[str, Device]
     settings: CheckSettings
     folder: Path
@@ -200,12 +202,27 @@ class _Family:
             )
         except MeasurementError as error:
             found = broken_off(baseline, candidate, settings, str(error), time.monotonic() - begun)
+        if other := [file for file, stamp in _stamps(baseline, candidate).items() if stamp != self.stamps[file]]:
+            reason = f"{Path(other[0]).name} was changed while it was checked: nobody knows which of its versions was timed"
+            found = broken_off(baseline, candidate, settings, reason, found.seconds)
         try:
             if self.history is not None:
                 self.history.add(session_of(found, device, settings, started))
         except WorkspaceError as error:
             return found, (f"this check is not kept: {error}",)
         return found, ()
+
+
+def _stamps(*arms: Arm) -> dict[str, tuple[int, ...] | None]:
+    """File of a model -> what changes when it is written again or replaced; None where it is gone."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    for file in [file for arm in arms for files in arm.job.graphs.values() for file in files]:
+        try:
+            status = Path(file).stat()
+            found[file] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        except OSError:
+            found[file] = None
+    return found
 
 
 def session_of(found: Checked, device: Device, settings: CheckSettings, started: datetime) -> Session:
@@ -239,10 +256,10 @@ def known_noise(history: History, line: str, device: Device) -> float | None:
 
 
 def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, Arm]:
-    """The arms of what a user named: a path, or a kept baseline. `folder`: where inputs are written.
+    """The arms of what a user named: a path, a kept baseline, or a run of the workspace that `store` lies in. `folder`: where inputs are written.
 
     Raises:
-        KdedgeError: there is neither, or it is damaged.
+        KdedgeError: there is none of these, or it is damaged.
     """
     path = Path(named)
     # A folder that only happens to have the name of a baseline does not hide it.
@@ -250,8 +267,12 @@ def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, A
         return arms_of(path, given, folder)
     if named in names(store):
         return {WHOLE: read_baseline(named, store).arm}
+    runs = store.parent / "runs"
+    if path.name == named and holds_bundles(runs / named):
+        return arms_of(runs / named, given, folder)
+    kept = ", ".join(names(store)) or "none"
     raise KdedgeError(
-        f"{named}: there is no such file, bundle or folder of a run, and no baseline of this name ({', '.join(names(store)) or 'none'})"
+        f"{named}: there is no such file, bundle or folder of a run, no baseline of this name ({kept}), and no run with bundles of it in {runs}"
     )
 
 

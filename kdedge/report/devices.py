@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdedge.estimate import Estimate
+from kdedge.latency.sustained import beginning
 from kdedge.measured import Cell, DeviceIdentity, Latency
 from kdedge.report import figures
 from kdedge.report.layout import Block, Bullets, Section, Table, TableCell
@@ -66,4 +67,4 @@ def _estimate(estimate: Estimate | None) -> TableCell:
 
 def _steady(latency: Latency) -> TableCell:
     said = latency.sustained
-    return TableCell(f"{said['steady_ms']:.4g} ms", f"{said['steady_ratio']:.3g} x first minute") if said else TableCell("-")
+    return TableCell(f"{said['steady_ms']:.4g} ms", f"{said['steady_ratio']:.3g} x {beginning(said['seconds'])}") if said else TableCell("-")

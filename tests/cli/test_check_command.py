@@ -61,7 +61,7 @@ def test_throttling_is_no_regression_even_where_the_candidate_is_slower(kdedge: 
         ((*BOTH, "--seed", "-1"), "--seed -1: a whole number from 0"),
         ((*BOTH, "--time-budget", "soon"), "--time-budget soon: a time such as 60s"),
         ((*BOTH, "--on", "nowhere:x"), "nowhere"),
-        (("before.onnx", "absent.onnx"), "absent.onnx: there is no such file, bundle or folder of a run, and no baseline of this name"),
+        (("before.onnx", "absent.onnx"), "absent.onnx: there is no such file, bundle or folder of a run, no baseline of this name"),
         (("released", "after.onnx"), "released: there is no such file"),
         (("before.onnx", "wide.onnx", "--size", "batch=1"), "input `x`"),
     ],
@@ -99,6 +99,18 @@ def test_files_for_ci_agree_with_the_json(kdedge: Program, world: World) -> None
     assert "## kdedge check: regressed" in (world.folder / "out" / "summary.md").read_text()
     page = (world.folder / "out" / "check.html").read_text()
     assert "its times are made up" in page  # of a simulated device
+
+
+def test_a_check_that_is_broken_off_writes_its_files_all_the_same(kdedge: Program, world: World) -> None:
+    (world.folder / "devices.yaml").write_text("dead: {transport: 'simulated:disconnects', set: {disconnect_share: 1.0, milliseconds: 2.0}}")
+    files = ("--junit", "out/junit.xml", "--markdown", "out/summary.md", "--html", "out/check.html")
+    ended = kdedge("check", *BOTH, "--on", "dead", *files)
+    assert ended.code == 4
+    assert "invalid on dead: the baseline before cannot be launched: device `dead`: the connection broke" in ended.out
+    suite = ElementTree.parse(world.folder / "out" / "junit.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "1", "0")
+    assert "## kdedge check: invalid" in (world.folder / "out" / "summary.md").read_text()
+    assert (world.folder / "out" / "check.html").is_file()
 
 
 def test_several_devices_are_one_family_with_the_worst_state(kdedge: Program, world: World) -> None:

@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text(encodi
 def test_its_snippet_is_a_section_of_a_recipe() -> None:
     snippet = textwrap.dedent("\n".join(line for line in PAGE.splitlines() if line.startswith("    ")))
     section = QuantizeSection.model_validate(yaml.safe_load(snippet)["quantize"])
-    assert section.recover == ("equalization", "adaptive_rounding", "bias_correction")
+    assert section.recover == ("normalization", "equalization", "adaptive_rounding", "bias_correction")
     assert section.aware is not None
     assert section.mixed is not None
 

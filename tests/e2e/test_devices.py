@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,12 +17,14 @@ from board_world import QUICK
 from loopback_sshd import Sshd, running_sshd
 from regression_world import model
 from small_recipes import kdedge, write
+from whole_runs import alive_in, descendants, until
 
 from kdedge.api import run
 from kdedge.devices import board as board_module
 from kdedge.devices.lease import holder
 from kdedge.devices.local import LocalTransport
 from kdedge.devices.sysroot import cache_folder, find_sysroot
+from kdedge.runtimes.supervise import live_supervisor
 from kdedge.workspace import StageEvent
 
 pytestmark = pytest.mark.slow
@@ -130,3 +134,30 @@ def test_two_artifacts_are_launched_in_turns_on_a_board(server: Sshd, tmp_path: 
     report: dict[str, Any] = json.loads(ended.out)
     assert report["state"] in ("improved", "equivalent", "regressed", "inconclusive")
     assert [cell["device"] for cell in report["cells"]] == ["board"]
+
+
+def test_ctrl_c_while_two_devices_work_leaves_neither_a_job_nor_a_lease(server: Sshd, tmp_path: Path) -> None:
+    long = {"launches": 1, "warmup_seconds": 0, "min_seconds": 100, "max_seconds": 120}
+    recipe = write(tmp_path / "recipe", profile=long)
+    workspace = tmp_path / "workspace"
+    command = [sys.executable, "-m", "kdedge", "run", str(recipe), "--workspace", str(workspace), "--on", "local", "--on", "board"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        # Validated on both: what works now are launches.
+        assert until(lambda: len(list((workspace / "stages").glob("validate.validate-*"))) == 2 and supervised(server), 120)
+        assert until(lambda: any("kdedge.runtimes.worker" in each for each in descendants(process.pid).values()), 60)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 2, said
+    assert said.splitlines()[-1].startswith("interrupted: ")
+    assert until(lambda: not supervised(server), 20)
+    assert holder(LocalTransport(), str(root_of(server)), "board") is None
+    assert until(lambda: not alive_in(workspace), 20)
+
+
+def supervised(server: Sshd) -> bool:
+    """Whether a job is at work on the board."""
+    return any(live_supervisor(str(folder)) for folder in (root_of(server) / "jobs").glob("*"))

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from executed_operators import SIGNED, column_of, on_onnxruntime, on_openvino
+from executed_operators import SIGNED, column_of, on_onnxruntime, on_openvino, saturates
 from graph_families import FAMILIES, with_one_image
 from small_graphs import calibrated, dialect, images, lowered, run, sqnr
 
@@ -32,13 +32,16 @@ RUNTIMES: dict[str, dict[str, dict[str, str]]] = {
         "qnn-htp": {},
         "tensorrt": {},
     },
-    "openvino": {"openvino": {}, "onnxruntime-x86": {}, "tensorrt": {}},
+    "openvino": {"openvino": {}, "openvino-avx2": {}, "onnxruntime-x86": {}, "tensorrt": {}},
 }
 # What 8 bits may cost a small random network; one with 7-bit weights loses about 6 dB more.
 LEAST_DB, LEAST_DB_7_BITS = 28.0, 24.0
 
 # Combinations that nobody should ship: the runtime takes the file and returns other numbers, without a word.
 MISREAD = {("openvino", "concat", "tensorrt"), ("openvino", "transposed", "tensorrt")}
+
+# Not recorded on every kind of machine yet.
+YOUNGER = {"openvino-avx2"}
 
 Column = dict[str, dict[str, str]]
 
@@ -69,8 +72,12 @@ def test_what_is_executed_is_what_was_recorded(tmp_path: Path, runtime: str, fam
             f"the table holds for {', '.join(table)}, this is {column_of(runtime)}: record it with python tests/exporters/{Path(__file__).name}"
         )
     found = measured(runtime, family, tmp_path)
-    assert {name: text for name, (text, _) in found.items()} == table[column_of(runtime)][family]
+    recorded = table[column_of(runtime)][family]
+    # A dialect that is younger than a machine's column is not in it yet.
+    assert {name: text for name, (text, _) in found.items() if name in recorded or name not in YOUNGER} == recorded
     for name, (_, decibels) in found.items():
+        if runtime == "openvino" and saturates() and dialect(name).weight.bits == 8:
+            continue  # what openvino-avx2 is for
         if (runtime, family, name) in MISREAD:
             assert decibels < 25.0, f"{runtime} reads {family} in {name} now: take it out of MISREAD"
         else:

@@ -18,6 +18,8 @@ from kdedge.exporters.dialects.dialect import Dialect, Integer
 from kdedge.exporters.dialects.onnxruntime_arm import DIALECT as ARM
 from kdedge.exporters.dialects.onnxruntime_x86 import AVX2
 from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT as X86
+from kdedge.exporters.dialects.openvino import AVX2 as OPENVINO_AVX2
+from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.dialects.phone_xnnpack import DIALECT as XNNPACK
 from kdedge.exporters.dialects.qnn_htp import DIALECT as QNN
 from kdedge.exporters.dialects.qnn_htp import SIXTEEN_BITS
@@ -39,9 +41,10 @@ def one_image(graph, folder: Path, dialect: Dialect) -> tuple[Path, Path, Lowere
 
 
 def test_two_products_of_7_bit_weights_never_leave_16_bits_and_those_of_8_bit_weights_do() -> None:
-    largest = {dialect.name: 2 * dialect.activation.limits[1] * dialect.weight.limits[1] for dialect in (X86, AVX2)}
-    assert largest == {"onnxruntime-x86": 64770, "onnxruntime-x86-avx2": 32130}
-    assert largest["onnxruntime-x86-avx2"] <= np.iinfo(np.int16).max < largest["onnxruntime-x86"]
+    largest = {dialect.name: 2 * dialect.activation.limits[1] * dialect.weight.limits[1] for dialect in (X86, AVX2, OPENVINO, OPENVINO_AVX2)}
+    assert largest == {"onnxruntime-x86": 64770, "onnxruntime-x86-avx2": 32130, "openvino": 64770, "openvino-avx2": 32130}
+    for name in ("onnxruntime-x86", "openvino"):
+        assert largest[f"{name}-avx2"] <= np.iinfo(np.int16).max < largest[name]
 
 
 def test_no_pair_of_written_weights_can_saturate_a_16_bit_sum(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ PLACED_ALIKE = {
     "onnxruntime-arm": "onnxruntime-x86",
     "phone-xnnpack": "onnxruntime-x86",
     "qnn-htp-16": "qnn-htp",
+    "openvino-avx2": "openvino",
 }
 
 

@@ -206,7 +206,8 @@ def test_where_no_supply_can_be_read_there_is_latency_without_energy(
 def test_a_sustained_profile_is_one_launch_that_throttling_does_not_spoil(
     inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]
 ) -> None:
-    watched = {"ended": "time", "seconds": 600.0, "observations": [{"seconds": 0.0, "throttle_events": 7}, {"seconds": 2.0, "throttle_events": 9}]}
+    observations = [{"seconds": at, "iteration": 0, "throttle_events": events} for at, events in ((0.0, 7), (2.0, 9))]
+    watched = {"ended": "time", "seconds": 600.0, "observations": observations}
     seen = fake_worker(replace(throttled(12), facts={"sustained": watched}))
     found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK.model_copy(update={"mode": "sustained"}), folder=folder)
     assert [job.sustained for job in seen] == [SustainedRule(seconds=600.0)]
@@ -218,7 +219,7 @@ def test_a_sustained_profile_is_one_launch_that_throttling_does_not_spoil(
 def test_energy_beside_a_sustained_launch_is_measured_in_short_ones(
     inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]
 ) -> None:
-    watched = {"ended": "flat", "seconds": 300.0, "observations": [{"seconds": 0.0}]}
+    watched = {"ended": "flat", "seconds": 300.0, "observations": [{"seconds": 0.0, "iteration": 0}]}
     seen = fake_worker(Result("ok", facts={"sustained": watched}), sampled(10.0))
     found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK.model_copy(update={"mode": "sustained", "energy": True}), folder=folder)
     assert [(job.kind, job.sustained is None) for job in seen] == [("launch", False)] + [("energy", True)] * 6

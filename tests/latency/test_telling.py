@@ -45,6 +45,7 @@ def test_a_sustained_launch_is_said_in_one_sentence() -> None:
     figures = {"first_minute_ms": 10.0, "steady_ms": 15.0, "steady_ratio": 1.5, "seconds": 600.0, "throttled_after_seconds": 130.0}
     said = "sustained: 15 ms, 1.5 times its first minute (10 ms), throttled after 130 s; one launch of 600 s"
     assert lines(Latency("ok", "", sustained=figures)) == [said]
+    assert "times its first third (10 ms)" in lines(Latency("ok", "", sustained={**figures, "seconds": 90.0}))[0]
     del figures["throttled_after_seconds"]
     assert "nothing throttled" in lines(Latency("ok", "", sustained=figures))[0]
     assert as_json(Latency("ok", "", sustained=figures)) == {"sustained": figures}

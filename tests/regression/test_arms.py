@@ -147,7 +147,7 @@ def test_data_beside_a_model_goes_with_it_and_data_elsewhere_is_refused(tmp_path
         arms_of(tmp_path / "elsewhere.onnx", SIZED, tmp_path / "in")
 
 
-def test_a_name_of_bytes_that_are_no_text_can_be_written_everywhere(tmp_path: Path) -> None:
-    file = model(tmp_path / "net.onnx", 1.0).rename(tmp_path / os.fsdecode(b"\xff net.onnx"))
+def test_a_name_can_be_written_everywhere(tmp_path: Path) -> None:
+    file = model(tmp_path / "net.onnx", 1.0).rename(tmp_path / os.fsdecode(b"\xff \x1b[31m n\xc3\xa4t.onnx"))
     arm = arms_of(file, SIZED, tmp_path / "in")[WHOLE]
-    assert arm.name == arm.line == "\\xff net"
+    assert arm.name == arm.line == "\\udcff \\x1b[31m nät"

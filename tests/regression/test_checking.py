@@ -95,6 +95,11 @@ def test_bundles_of_runs_are_paired_by_target_and_precision(whole_bundle: Path, 
         f"onnxruntime-x86/int8 stands in {before} only",
         f"openvino/fp32 stands in {after} only",
     )
+    # By its name, where it is a run of the workspace.
+    a_run(world.folder / "runs" / "kept", whole_bundle, cpu)
+    assert run(world, "same", sides=("kept", str(before / "bundles" / "bundle-0"))).state == "equivalent"
+    with pytest.raises(KdedgeError, match="and no run with bundles of it"):
+        run(world, "same", sides=("../runs/kept/..", str(after)))
     apart = a_run(tmp_path / "apart", whole_bundle, ("tensorrt", "fp16"), ("tensorrt", "int8"))
     with pytest.raises(KdedgeError, match="have nothing in common: onnxruntime-x86/fp32, onnxruntime-x86/int8 and tensorrt/fp16, tensorrt/int8"):
         run(world, "same", sides=(str(before), str(apart)))
@@ -153,13 +158,13 @@ def test_a_device_that_is_lost_costs_its_own_cell_alone(world: World) -> None:
     json.dumps(report.as_json())
 
 
-def test_a_history_that_is_gone_costs_no_verdict(world: World) -> None:
+def test_a_history_that_is_gone_costs_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     history = open_history(str(world.folder / "history.sqlite"))
 
     def lost(session: object) -> None:
         raise WorkspaceError("the history cannot be reached")
 
-    history.add = lost  # type: ignore[assignment]
+    monkeypatch.setattr(history, "add", lost)
     report = run(world, "slower", history=history)
     assert report.state == "regressed"
     assert report.cells[0].notes == ("this check is not kept: the history cannot be reached",)
@@ -193,3 +198,22 @@ def test_a_kept_baseline_brings_the_inputs_of_both(world: World) -> None:
             given=Given(world.folder / "x.npz"),
             store=world.folder / "store",
         )
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "removed"])
+def test_a_model_that_is_built_anew_while_it_is_checked_gets_no_verdict(how: str, world: World) -> None:
+    def build(sentence: str) -> None:
+        if how == "replaced":
+            model(world.folder / "new.onnx", 3.0).replace(world.after)
+        elif how == "written":
+            model(world.after, 3.0)
+        else:
+            world.after.unlink()
+
+    given = Given(sizes=("batch=1",))
+    report = run_check(
+        str(world.before), str(world.after), ("same",), QUICK, world.folder / "work", given=given, store=world.folder / "store", told=build
+    )
+    assert (report.state, report.exit_code) == ("invalid", 4)
+    assert "after.onnx was changed while it was checked" in report.cells[0].first.verdict.reason
+    assert report.cells[0].first.launches == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +51,11 @@ def phone(tmp_path: Path) -> Iterator[Phone]:
         yield own
 
 
-def opened(phone: Phone, root: str = "data/kdedge", **programs: Path) -> Device:
+def opened(phone: Phone, **programs: Path) -> Device:
+    return opened_in(phone, "data/kdedge", programs)
+
+
+def opened_in(phone: Phone, root: str, programs: Mapping[str, Path]) -> Device:
     serial = f"127.0.0.1:{phone.port}"
     return open_device(f"adb:{serial}", DeviceSettings(address=serial, root=str(phone.root / root), runners=programs))
 
@@ -260,7 +264,7 @@ def test_litert_validates_every_example_and_a_launch_says_that_it_has_no_percent
     model = write_tflite(tmp_path / "m.tflite", [("serving:0", (1, 3), "float32")], [("logits", (1, 2), "float32"), ("sign", (1, 1), "int8")])
     job = Job("validate", "litert", {"main": [str(model)]}, {"threads": 2}, [{"image": str(tmp_path / "x.npy")}], batch=2, launch=RULE)
     # Its folder's name is nobody's to choose either.
-    device = opened(phone, "data/user's own", benchmark_model=write_program(tmp_path / "benchmark_model", BENCHMARK_MODEL))
+    device = opened_in(phone, "data/user's own", {"benchmark_model": write_program(tmp_path / "benchmark_model", BENCHMARK_MODEL)})
     result = run_job(device, job, tmp_path / "job", 60)
     assert (result.status, result.reason, result.examples, result.iterations) == ("ok", "", 5, 3)
     sums = values.sum(1, keepdims=True)
