@@ -68,6 +68,10 @@ class DeviceUnresponsive(DeviceError):
     """A device is connected and does not answer in time."""
 
 
+LOST = (Disconnected, DeviceGone, DeviceUnresponsive)
+"""What says of a device that it could not be measured on, and nothing of what was to be measured."""
+
+
 class MeasurementError(KdedgeError):
     """A measurement is invalid (throttled, device lost, environment mismatch)."""
 

@@ -179,8 +179,8 @@ class TargetVerdict:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """The run's verdict with everything that led to it. `exit_code`: 0 pass, 1 fail, 3 inconclusive, 4 where nothing failed and a latency is
-    invalid. `reasons`: lines for people."""
+    """The run's verdict with everything that led to it. `exit_code`: 0 pass, 1 fail, 3 inconclusive, 4 where nothing failed and something could
+    not be measured. `reasons`: lines for people."""
 
     verdict: Outcome
     exit_code: int
@@ -225,19 +225,21 @@ def decide(policy: Policy, cells: Sequence[Cell]) -> GateVerdict:
         reasons.append("no artifact ran on any device, so no rule could be checked")
     if not policy.rules:
         reasons.append("the gate has no rules: whatever ran without a failure passes")
-    invalid = verdict != "fail" and any(latency_is_invalid(cell) for cell in cells)
+    invalid = verdict != "fail" and any(is_invalid(cell) for cell in cells)
     return GateVerdict(verdict, INVALID_EXIT_CODE if invalid else EXIT_CODES[verdict], judged, targets, tuple(reasons))
 
 
-def latency_is_invalid(cell: Cell) -> bool:
-    """Whether a latency that would count could not be had, since the device throttled during every launch."""
-    return cell.latency.is_invalid and not cell.proxy
+def is_invalid(cell: Cell) -> bool:
+    """Whether something that would count could not be measured: the device was lost, or throttled during every launch."""
+    return cell.fidelity.lost or (cell.latency.is_invalid and not cell.proxy)
 
 
 def _judge_cell(policy: Policy, cell: Cell) -> CellVerdict:
     if cell.status == "not-run":
         return CellVerdict(cell, "not-run", reason=cell.reason)
-    # A device that throttled is no fault of the artifact: its fidelity counts, and its latency was not measured.
+    if cell.fidelity.lost:
+        return CellVerdict(cell, "not-run", reason=f"the device was lost: {cell.reason}")
+    # A device that throttled, or was lost later, is no fault of the artifact: its fidelity counts, and its latency was not measured.
     if cell.status == "failed" and not cell.latency.is_invalid:
         return CellVerdict(cell, "fail", reason=f"failed: {cell.reason}")
     rules = tuple(_judge_rule(rule, policy.figure(rule.key), cell) for rule in policy.rules)

@@ -107,7 +107,7 @@ class Fidelity:
 
     `figures`: estimates by the names of the JSON (`metric`, `agreement_student`, `agreement_teacher`, `kl_student`, `kl_teacher`, `sqnr_db`);
     `largest_error`: largest absolute logit difference from the float student. `executed`: how many layers ran in which dtype; `audit`: what
-    became of each node that multiplies (None where it is not known which there are).
+    became of each node that multiplies (None where it is not known which there are). `lost`: it failed because the device was lost.
     """
 
     status: Status
@@ -119,6 +119,7 @@ class Fidelity:
     runtime_version: str = ""
     outputs: dict[str, Path] = field(default_factory=dict)
     audit: Audit | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Latency:
     `device_figures`: the same by the device's own clock, where it has one (CUDA events); `copies`: host-device copies in ms. `invalid`: one
     sentence a launch, "" where it counts; figures are of those that do. `energy`: `energy_gross` and `energy_net` (mJ an inference) and
     `power_idle` (mW), from launches of their own; `energy_reason`: how they were taken, or why there are none. `sustained`: what one long launch
-    says (`kdedge.latency.sustained`). `observed`: what the device told of itself meanwhile (`kdedge.latency.observed`).
+    says (`kdedge.latency.sustained`). `observed`: what the device told of itself meanwhile (`kdedge.latency.observed`). `lost`: it failed because
+    the device was lost.
     """
 
     status: Status
@@ -146,11 +148,12 @@ class Latency:
     energy_reason: str = ""
     sustained: dict[str, float] = field(default_factory=dict)
     observed: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
 
     @property
     def is_invalid(self) -> bool:
-        """Whether all launches ran and none counts: no failure of the artifact, and no latency either."""
-        return self.status == "failed" and bool(self.invalid) and all(self.invalid)
+        """Whether all launches ran and none counts, or the device was lost: no failure of the artifact, and no latency either."""
+        return self.status == "failed" and (self.lost or (bool(self.invalid) and all(self.invalid)))
 
 
 @dataclass(frozen=True)

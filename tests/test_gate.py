@@ -395,3 +395,34 @@ def test_a_budget_whose_samples_are_gone_is_open(tmp_path: Path) -> None:
     assert verdict == "inconclusive"
     assert "raw samples" in evidence
     assert verdict_on(found, "latency_median", "<= 1.2 ms")[0] == "pass"
+
+
+# ---- a device that was lost ------------------------------------------------------------------------------------------------
+
+
+def lost(**changes: Any) -> Cell:
+    """A cell whose device was gone before its artifact had answered."""
+    reason = "device `orin`: the connection broke (tried for 180 s)"
+    return dataclasses.replace(cell(status="failed", reason=reason, **changes), fidelity=Fidelity("failed", reason, lost=True))
+
+
+def test_a_lost_device_fails_no_artifact_and_is_an_invalid_measurement() -> None:
+    policy = parse_policy({"agreement_student": ">= 95 %"})
+    alone = decide(policy, [lost()])
+    assert (alone.verdict, alone.exit_code) == ("inconclusive", 4)
+    assert alone.shipped == ()
+    beside = decide(policy, [lost(device="orin"), cell()])
+    assert (beside.verdict, beside.exit_code) == ("pass", 4)
+    assert [each.device for each in beside.shipped] == ["local"]
+    assert "the device was lost: device `orin`" in beside.cells[0].reason
+
+
+def test_a_failure_that_is_proven_counts_more_than_a_device_that_was_lost() -> None:
+    found = decide(parse_policy({"agreement_student": ">= 99.9 %"}), [lost(device="orin"), cell()])
+    assert (found.verdict, found.exit_code) == ("fail", 1)
+
+
+def test_a_device_that_was_lost_between_fidelity_and_latency_is_no_fault_of_the_artifact() -> None:
+    latency = Latency("failed", "launch 2 of 6: the connection broke", lost=True)
+    found = decide(parse_policy({"agreement_student": ">= 95 %"}), [dataclasses.replace(cell(), status="failed", latency=latency)])
+    assert (found.verdict, found.exit_code) == ("pass", 4)

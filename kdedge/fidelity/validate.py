@@ -18,7 +18,7 @@ from kdedge.artifact import Artifact, EncodedInputs, ImportPath
 from kdedge.data.npy import save_npy
 from kdedge.devices import open_device
 from kdedge.devices.jobs import run_job
-from kdedge.errors import DeviceError, MeasurementError, ModelError
+from kdedge.errors import LOST, DeviceError, MeasurementError, ModelError
 from kdedge.estimate import Estimate
 from kdedge.fidelity.agreement import top1_agreement
 from kdedge.fidelity.audit import audit
@@ -64,7 +64,7 @@ def validate(
         ran = executed_in(work)
         layers = _kept_layers(work, folder)
     except (DeviceError, MeasurementError, ModelError) as error:
-        return _without_figures("failed", str(error), None)
+        return replace(_without_figures("failed", str(error), None), lost=isinstance(error, LOST))
     finally:
         shutil.rmtree(work, ignore_errors=True)
         progress.advance(what, 1, 1)

@@ -15,7 +15,7 @@ from kdedge.data.npy import save_npy
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
-from kdedge.errors import DeviceError, MeasurementError
+from kdedge.errors import LOST, DeviceError, MeasurementError
 from kdedge.latency.energy import energy_figures
 from kdedge.latency.observed import observed
 from kdedge.latency.summary import FEWEST_FOR_INTERVAL, Launch, summarize
@@ -40,11 +40,11 @@ def profile(artifact: Artifact, inputs: EncodedInputs, device: DeviceIdentity, s
         opened = open_device(device.name)
         job = launch_job(artifact, inputs, settings, folder)
     except (DeviceError, MeasurementError) as error:
-        return Latency("failed", _which(0, _count(settings), str(error)))
+        return Latency("failed", _which(0, _count(settings), str(error)), lost=isinstance(error, LOST))
     timed = run_launches(opened, job, folder, _count(settings), _timeout(settings), what)
     files = tuple(folder / f"launch-{number:02d}.npy" for number in range(len(timed.launches)))
     if timed.status != "ok":
-        return Latency(timed.status, timed.reason, samples=() if timed.status == "not-run" else files, launches=len(files))
+        return Latency(timed.status, timed.reason, samples=() if timed.status == "not-run" else files, launches=len(files), lost=timed.lost)
     latency = latency_of(timed.launches) if settings.mode == "burst" else sustained_of(timed.launches[0])
     latency = replace(latency, samples=files)
     if not settings.energy or latency.status != "ok":
@@ -55,11 +55,12 @@ def profile(artifact: Artifact, inputs: EncodedInputs, device: DeviceIdentity, s
 
 @dataclass(frozen=True)
 class Timed:
-    """Launches one after the other: all went well (`ok`), or the first that did not says why."""
+    """Launches one after the other: all went well (`ok`), or the first that did not says why. `lost`: the device was."""
 
     status: Status
     reason: str
     launches: tuple[Launch, ...]
+    lost: bool = False
 
 
 def run_launches(device: Device, job: Job, folder: Path, count: int, timeout: float, what: str = "") -> Timed:
@@ -76,7 +77,7 @@ def run_launches(device: Device, job: Job, folder: Path, count: int, timeout: fl
                 return Timed("failed", _which(number, count, launch.result.reason), tuple(launches))
             launches.append(launch)
     except (DeviceError, MeasurementError) as error:
-        return Timed("failed", _which(len(launches), count, str(error)), tuple(launches))
+        return Timed("failed", _which(len(launches), count, str(error)), tuple(launches), isinstance(error, LOST))
     if what:
         progress.advance(what, count, count)
     return Timed("ok", "", tuple(launches))

@@ -14,7 +14,7 @@ from kdedge.artifact import Artifact, ModelFiles, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
-from kdedge.gate import INVALID_EXIT_CODE, GateVerdict, latency_is_invalid
+from kdedge.gate import INVALID_EXIT_CODE, GateVerdict, is_invalid
 from kdedge.latency import telling
 from kdedge.measured import Cell, DeviceIdentity, References
 from kdedge.report.executed_json import audit_json, trials_json
@@ -54,10 +54,10 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0 passed (or not gated yet), 1 failed, 3 inconclusive, 4 where nothing failed and a latency is invalid."""
+        """0 passed (or not gated yet), 1 failed, 3 inconclusive, 4 where nothing failed and something could not be measured."""
         if self.verdict:
             return self.verdict.exit_code
-        return INVALID_EXIT_CODE if any(latency_is_invalid(cell) for cell in self.cells) else 0
+        return INVALID_EXIT_CODE if any(is_invalid(cell) for cell in self.cells) else 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints last on standard output."""

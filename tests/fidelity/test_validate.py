@@ -17,7 +17,7 @@ import pytest
 from kdedge.artifact import AskedNode, ImportPath
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
-from kdedge.errors import DeviceError
+from kdedge.errors import DeviceUnresponsive
 from kdedge.fidelity import validate as module
 from kdedge.fidelity.validate import validate, validation_job
 from kdedge.measured import DeviceIdentity, Fidelity
@@ -225,9 +225,9 @@ def test_a_worker_that_skips_a_bucket_fails_the_cell(linear: Any, folder: Path, 
 
 
 def test_a_lost_device_fails_the_cell_and_not_the_run(linear: Any, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
-    fake_worker(result=DeviceError("device `local`: it does not answer"))
+    fake_worker(result=DeviceUnresponsive("device `local`: it does not answer"))
     found: Fidelity = validate(linear.artifact(), linear.inputs(), linear.references(), TASK, HERE, folder=folder)
-    assert (found.status, found.reason) == ("failed", "device `local`: it does not answer")
+    assert (found.status, found.reason, found.lost) == ("failed", "device `local`: it does not answer", True)
 
 
 def test_a_job_asks_for_the_artifacts_own_batch_and_options(linear: Any) -> None:

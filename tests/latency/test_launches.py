@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kdedge.artifact import Artifact, Dimension, EncodedInputs, GraphFile, ImageEncoder, InputBucket, Lineage, TensorSpec
-from kdedge.errors import DeviceError
+from kdedge.errors import Disconnected
 from kdedge.latency import launches as module
 from kdedge.latency.launches import launch_job, profile
 from kdedge.measured import DeviceIdentity
@@ -123,9 +123,10 @@ def test_what_is_not_here_is_not_run(inputs: EncodedInputs, folder: Path, fake_w
 
 
 def test_a_lost_device_fails_the_measurement_and_not_the_run(inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
-    fake_worker(Result("ok"), DeviceError("device `local`: it does not answer"))
+    fake_worker(Result("ok"), Disconnected("device `local`: it does not answer"))
     found = profile(artifact(Path("m.onnx")), inputs, HERE, QUICK, folder=folder)
     assert (found.status, found.reason) == ("failed", "launch 2 of 6: device `local`: it does not answer")
+    assert (found.lost, found.is_invalid) == (True, True)
 
 
 def test_a_launch_without_samples_is_never_a_figure(inputs: EncodedInputs, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
