@@ -70,12 +70,13 @@ def test_a_flagged_cell_among_several_is_measured_again(world: World) -> None:
     assert report.exit_code == 1
 
 
-def test_an_alarm_that_is_none_among_many_is_no_regression(world: World) -> None:
-    few = replace(QUICK, pairs=8, alpha=0.009)  # eight pairs reach p = 2 x 2^-8 = 0.0078 for two metrics: enough alone, not among two
-    assert run(world, "slower", settings=few).state == "regressed"
-    report = run(world, "same", "slower", settings=few)
-    assert report.cells[1].state == "inconclusive"
-    assert "regressed by itself; among 2 cells its p value is" in report.cells[1].notes[-1]
+def test_a_clear_slow_down_is_found_among_many_cells_at_the_first_look(world: World) -> None:
+    report = run(world, "same", "slower", settings=replace(QUICK, pairs=16, looks=2, alpha=0.01))
+    same, slower = report.cells
+    assert (same.state, slower.state) == ("equivalent", "regressed")
+    # Both looks and both metrics of both cells share alpha.
+    assert slower.first.verdict.rule.looks.alpha == pytest.approx(0.005)
+    assert slower.adjusted_p <= 0.01
 
 
 def test_the_worst_cell_is_the_state_of_all(world: World) -> None:
