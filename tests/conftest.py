@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+
+# torch.compile needs setuptools, which refuses to be imported once something else has loaded the standard library's distutils.
+with contextlib.suppress(ImportError):
+    importlib.import_module("setuptools")
 
 # ONNX Runtime reports to its maker as soon as it is imported, which some tests do on their own.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -347,7 +347,8 @@ def test_ctrl_c_in_a_measurement_leaves_no_worker_behind(finished: Path, workspa
     ended = interrupted(process, lambda: workers(process))
     refused(ended, "interrupted: finished stages are kept")
     assert stages(ended)["validate.validate onnxruntime-x86 fp32 on local"]
-    assert whole_runs.alive_in(workspace) == {}
+    # A killed worker's memory is given back by the kernel after its parent has gone on.
+    assert whole_runs.until(lambda: not whole_runs.alive_in(workspace), 10), whole_runs.alive_in(workspace)
     assert whole_runs.leftovers(workspace) == []
 
 
