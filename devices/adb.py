@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from kdedge.devices.adb_client import ANSWER_SECONDS, AdbClient, broken, find_adb, last_line
+from kdedge.devices.adb_client import ANSWER_SECONDS, AdbClient, broken, find_adb, last_line, reason_in
 from kdedge.devices.android_identity import ABI_PROPERTY, PROBE, identity_of
 from kdedge.devices.device import Device, DeviceSettings, refuse_others
 from kdedge.devices.fingerprint import as_set
@@ -248,7 +248,7 @@ class AdbTransport:
         said = done.stderr + done.stdout
         if broken(said):
             return self.client.lost(said)
-        return DeviceError(f"{self._what()}: {otherwise}: {last_line(said) or f'adb ended with exit code {done.returncode}'}")
+        return DeviceError(f"{self._what()}: {otherwise}: {reason_in(said) or f'adb ended with exit code {done.returncode}'}")
 
 
 def _only(client: AdbClient) -> str:

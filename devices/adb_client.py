@@ -221,6 +221,11 @@ def last_line(text: str) -> str:
     return re.sub(r"^(adb: )?(error: )?", "", lines[-1])[:300] if lines else ""
 
 
+def reason_in(text: str) -> str:
+    """What adb says went wrong; where it sends faster than the phone refuses, it says last how many files were pushed all the same."""
+    return last_line("\n".join(line for line in text.splitlines() if line.startswith(("adb: ", "error: "))) or text)
+
+
 def broken(text: str) -> bool:
     """Whether what adb printed is about the connection and not about a file. Only its own lines count, without the names of files in them."""
     own = "\n".join(line for line in text.lower().splitlines() if line.startswith(("adb: ", "error: ")))

@@ -24,7 +24,7 @@ from runtime_models import write_images, write_net
 
 from kdedge.devices import adb_client
 from kdedge.devices.adb import AdbTransport, open_device
-from kdedge.devices.adb_client import AdbClient, find_adb
+from kdedge.devices.adb_client import AdbClient, find_adb, reason_in
 from kdedge.devices.android_identity import PROBE, build_of, identity_of
 from kdedge.devices.device import DeviceSettings
 from kdedge.devices.jobs import run_job
@@ -132,6 +132,12 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(phone: Phone, tmp_path: 
         transport.push(source, str(phone.root / "big"))
     assert type(raised.value) is DeviceError
     assert [path.name for path in phone.root.iterdir()] == ["bin"]
+
+
+def test_what_went_wrong_is_told_and_not_what_adb_counts_last() -> None:
+    said = "adb: error: failed to copy 'a' to 'b': remote No space left on device\na: 1 file pushed, 0 skipped. 69.8 MB/s (100000 bytes in 0.001s)\n"
+    assert reason_in(said) == "failed to copy 'a' to 'b': remote No space left on device"
+    assert reason_in("Permission denied\n") == "Permission denied"
 
 
 def test_a_file_outside_of_where_one_may_write_is_an_error(shared: tuple[Phone, AdbTransport], tmp_path: Path) -> None:
