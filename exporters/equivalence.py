@@ -51,19 +51,20 @@ def open_graph(model: ir.Model | bytes, as_written: bool = False) -> Any:
     Raises:
         GraphRunError: it cannot be opened.
     """
-
-    def options() -> Any:
-        made = ort.SessionOptions()
-        made.log_severity_level = 4
-        made.intra_op_num_threads = 1
-        if as_written:
-            made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return made
-
     try:
-        return session_of(model if isinstance(model, bytes) else to_bytes(model), options)
+        return session_of(model if isinstance(model, bytes) else to_bytes(model), lambda: quiet_options(as_written))
     except _ORT_ERRORS as error:
         raise GraphRunError(said_by(error)) from error
+
+
+def quiet_options(as_written: bool = False) -> Any:
+    """Session options: one thread, nothing on standard error; `as_written` as `open_graph`."""
+    made = ort.SessionOptions()
+    made.log_severity_level = 4
+    made.intra_op_num_threads = 1
+    if as_written:
+        made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return made
 
 
 def session_of(model: bytes | Path, options: Callable[[], Any]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge.errors import KdedgeError
+from kdedge.errors import KdedgeError, MeasurementError
 from kdedge.estimate import FRACTION, Estimate
 
 CONFIDENCE = 0.95
@@ -171,10 +171,23 @@ def student_t(degrees: int) -> float:
     """
     if degrees < 1:
         raise KdedgeError(f"Student's t needs at least one degree of freedom, not {degrees}")
-    low, high = 0.0, 16.0  # it is 12.71 at most
+    return t_quantile((1 + CONFIDENCE) / 2, degrees)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t for `probability` above one half and whole degrees of freedom, by bisection.
+
+    Raises:
+        MeasurementError: probability outside [0.5, 1), or degrees < 1.
+    """
+    if not 0.5 <= probability < 1 or degrees < 1:
+        raise MeasurementError(f"Student's t needs a probability in [0.5, 1) and at least one degree of freedom; got {probability:g}, {degrees}")
+    within, low, high = 2 * probability - 1, 0.0, 1.0
+    while _between(high, degrees) < within:
+        high *= 2
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _between(middle, degrees) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if _between(middle, degrees) < within else (low, middle)
     return (low + high) / 2
 
 

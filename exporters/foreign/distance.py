@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from kdedge.errors import ExportError
 from kdedge.estimate import Estimate
-from kdedge.exporters.equivalence import session_of
+from kdedge.exporters.equivalence import quiet_options, session_of
 from kdedge.exporters.foreign.inputs import Feed
 from kdedge.fidelity.divergence import decibels, kl_divergence
 from kdedge.intervals import function_of_means, mean_estimate, proportion
-from kdedge.runtimes.onnxruntime import import_runtime, said_by
-
-ort = import_runtime()  # a plain `import onnxruntime` reports to its maker
+from kdedge.runtimes.onnxruntime import said_by
 
 Array = npt.NDArray[Any]
 
@@ -58,17 +56,8 @@ class Runner:
 
     def __init__(self, path: Path, as_written: bool = False) -> None:
         self.title = path.name
-
-        def options() -> Any:
-            made = ort.SessionOptions()
-            made.log_severity_level = 4
-            made.intra_op_num_threads = 1
-            if as_written:
-                made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            return made
-
         try:
-            self.session = session_of(path, options)
+            self.session = session_of(path, lambda: quiet_options(as_written))
         except Exception as error:  # ONNX Runtime's classes all come straight from Exception
             raise ExportError(f"`{self.title}` cannot be opened by ONNX Runtime: {said_by(error)}") from error
         self.outputs = [value.name for value in self.session.get_outputs()]

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.errors import MeasurementError
+from kdedge.intervals import t_quantile
 from kdedge.latency.percentiles import FLOORS
-from kdedge.latency.power import t_quantile
 
 Float64 = npt.NDArray[np.float64]
 BudgetState = Literal["pass", "fail", "inconclusive"]

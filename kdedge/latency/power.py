@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.errors import MeasurementError
+from kdedge.intervals import t_quantile
 from kdedge.latency.effect import percent
 from kdedge.latency.looks import Looks, fewest_even, spread_looks
 from kdedge.latency.percentiles import FLOORS
@@ -29,36 +30,6 @@ _MOST_PAIRS = 4_000
 _CURVE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 MOST_PLANNED = 40
 """A budget that allows more pairs than this is spent on longer launches."""
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t for `probability` above one half and whole degrees of freedom, by bisection.
-
-    Raises:
-        MeasurementError: probability outside [0.5, 1), or degrees < 1.
-    """
-    if not 0.5 <= probability < 1 or degrees < 1:
-        raise MeasurementError(f"Student's t needs a probability in [0.5, 1) and at least one degree of freedom; got {probability:g}, {degrees}")
-    low, high = 0.0, 1.0
-    while _t_below(high, degrees) < probability:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_below(middle, degrees) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def _t_below(t: float, degrees: int) -> float:
-    """P(T < t), t >= 0 (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = total = (cosine if odd else 1.0) * (degrees > 1)
-    for k in range(2 + odd, degrees - 1, 2):
-        term *= cosine * cosine * (k - 1) / k
-        total += term
-    within = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return 0.5 + within / 2
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from kdedge.errors import MeasurementError
+from kdedge.intervals import t_quantile
 from kdedge.latency.power import (
     decides,
     detectable,
@@ -17,7 +18,6 @@ from kdedge.latency.power import (
     plan,
     power_curve,
     spoken_seconds,
-    t_quantile,
 )
 from kdedge.latency.signed_rank import signed_rank
 
