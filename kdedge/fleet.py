@@ -76,9 +76,9 @@ def abreast(devices: Sequence[DeviceIdentity], work: Callable[[DeviceIdentity], 
         ended = threading.Event()
         # Each with who listens to progress here.
         running[threading.Thread(target=copy_context().run, args=(run, places, ended), name=f"device-{name}", daemon=True)] = ended
-    for thread in running:
-        thread.start()
     try:
+        for thread in running:
+            thread.start()
         for ended in running.values():
             while not ended.wait(_LOOK_SECONDS):  # a wait without an end may not hear of Ctrl-C
                 pass
@@ -93,9 +93,11 @@ def abreast(devices: Sequence[DeviceIdentity], work: Callable[[DeviceIdentity], 
 
 def _interrupt(running: Mapping[threading.Thread, threading.Event], kind: type[BaseException]) -> None:
     """Python tells the main thread alone of Ctrl-C: raise the same in the others, so that workers are killed and nothing half done is left."""
+    told = []
     for thread, ended in running.items():
-        if not ended.is_set() and thread.ident is not None:
+        if not ended.is_set() and thread.ident is not None:  # without an identity it has not begun, and will find that it need not
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(kind))
+            told.append(ended)
     deadline = time.monotonic() + _INTERRUPT_SECONDS
-    for ended in running.values():
+    for ended in told:
         ended.wait(max(0.0, deadline - time.monotonic()))

@@ -94,9 +94,19 @@ def test_progress_of_each_device_reaches_who_listens_here() -> None:
     assert sorted(listener.said) == ["a", "b"]
 
 
-def test_ctrl_c_ends_every_device_as_it_would_end_alone() -> None:
+@pytest.mark.parametrize("while_they_start", [False, True])
+def test_ctrl_c_ends_every_device_as_it_would_end_alone(while_they_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python raises it in the main thread only, and a device may be at work for hours."""
     together, ended = threading.Barrier(2, timeout=20), []
+    start = threading.Thread.start
+
+    def slow_to_return(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "device-b":
+            time.sleep(10)  # Ctrl-C is heard here
+
+    if while_they_start:
+        monkeypatch.setattr(threading.Thread, "start", slow_to_return)
 
     def work(device: DeviceIdentity) -> str:
         try:

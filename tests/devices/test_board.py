@@ -255,7 +255,10 @@ def kill_supervisor(root: Path) -> bool:
     for claim in (root / "jobs").glob("*/claim-*"):
         words = claim.read_text().split()
         if words:
-            os.kill(int(words[0]), signal.SIGKILL)
+            try:
+                os.kill(int(words[0]), signal.SIGKILL)
+            except ProcessLookupError:  # the one killed before; its successor has not claimed the job yet
+                continue
             return True
     return False
 
