@@ -26,7 +26,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from latency_check_log import OTHERS_ALLOWED, SCENARIOS, Line, about, counted, figures_of, next_number, read, setting_of, table, too_many
+from latency_check_log import OTHERS_ALLOWED, SCENARIOS, Line, about, broken, counted, figures_of, next_number, read, setting_of, table
 from latency_check_work import Work, arm, base_model, calibrated, write_heavier
 from result_page import processor, write_between
 
@@ -91,13 +91,13 @@ def show(lines: Sequence[Line], settings: CheckSettings, whole: bool) -> None:
     """Print the table and one line of JSON; write the page when all checks of the whole benchmark are there.
 
     Raises:
-        SystemExit: all are there, and more was flagged or less found than is claimed.
+        SystemExit: all are there, and more was flagged, or less decided or found, than is claimed.
     """
     there = {scenario: counted(lines, scenario, settings) for scenario in SCENARIOS}
     text = [*table(there, settings), "", *about(lines, there, settings)]
     print("\n".join(text))
     missing = {scenario: count - len(there[scenario]) for scenario, count in SCENARIOS.items() if len(there[scenario]) < count}
-    wrong = [] if missing else too_many(there)
+    wrong = [] if missing else broken(there)
     if missing:
         counts = ", ".join(f"{count} {scenario}" for scenario, count in missing.items())
         print(f"\nmissing: {counts}; docs/latency_check.md is written when all are there")

@@ -13,11 +13,14 @@ from typing import Any
 
 from kdedge.estimate import Estimate
 from kdedge.latency.check import CheckSettings
+from kdedge.latency.power import POWER
 
 SCENARIOS = {"quiet": 100, "loaded": 100, "injected": 50}
 TITLES = {"quiet": "A/A, quiet", "loaded": "A/A, another core busy", "injected": "5 % more work"}
 OTHERS_ALLOWED = 0.3
 MOST_FLAGGED, LEAST_FOUND = 0.01, 0.90
+LEAST_DECIDED = POWER
+"""Of the checks on a quiet machine. One that always says `inconclusive` flags nothing either."""
 STATES = ("regressed", "improved", "equivalent", "inconclusive", "invalid")
 Line = dict[str, Any]
 
@@ -160,7 +163,7 @@ def about(lines: Sequence[Line], there: Mapping[str, Sequence[Line]], settings: 
     return ["\n".join(text)]
 
 
-def too_many(there: Mapping[str, Sequence[Line]]) -> list[str]:
+def broken(there: Mapping[str, Sequence[Line]]) -> list[str]:
     """Which of the claims do not hold, in sentences."""
     rows = {scenario: figures_of(found) for scenario, found in there.items()}
     wrong = [
@@ -168,6 +171,10 @@ def too_many(there: Mapping[str, Sequence[Line]]) -> list[str]:
         for scenario in ("quiet", "loaded")
         if rows[scenario]["regressed"] > MOST_FLAGGED * rows[scenario]["checks"]
     ]
+    quiet = rows["quiet"]
+    decided = quiet["checks"] - quiet["inconclusive"] - quiet["invalid"]
+    if decided < LEAST_DECIDED * quiet["checks"]:
+        wrong.append(f"{TITLES['quiet']}: {decided} of {quiet['checks']} decided, fewer than {100 * LEAST_DECIDED:g} %")
     if rows["injected"]["regressed"] < LEAST_FOUND * rows["injected"]["checks"]:
         wrong.append(
             f"{TITLES['injected']}: {rows['injected']['regressed']} of {rows['injected']['checks']} found, fewer than {100 * LEAST_FOUND:g} %"

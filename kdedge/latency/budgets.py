@@ -1,4 +1,4 @@
-"""An absolute budget ("p90 <= 33 ms"): passed only where the upper confidence bound is under it, failed only where the lower one is over it."""
+"""Bounds of a percentile over all iterations of several launches, for absolute budgets (`kdedge.gate`: "p90 <= 33 ms")."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from kdedge.errors import MeasurementError
 from kdedge.intervals import t_quantile
-from kdedge.latency.percentiles import FLOORS
 
 Float64 = npt.NDArray[np.float64]
-BudgetState = Literal["pass", "fail", "inconclusive"]
 
 CONFIDENCE = 0.99
 """Of each bound alone, as in MLPerf's load generator."""
@@ -33,17 +30,6 @@ class Bounds:
     high: float | None
     n: int
     effective: float
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The verdict on one budget, with what it rests on. `state` is `inconclusive` where neither bound decides."""
-
-    figure: str
-    limit_ms: float
-    state: BudgetState
-    bounds: Bounds
-    reason: str
 
 
 def order_bounds(ordered: Float64, p: float, effective: float, confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
@@ -85,56 +71,6 @@ def percentile_bounds(launches: Sequence[npt.ArrayLike], p: float, confidence: f
     return Bounds(value, low, high, pooled.size, effective)
 
 
-def median_bounds(launches: Sequence[npt.ArrayLike], confidence: float = CONFIDENCE) -> Bounds:
-    """Bounds of the median of launches' medians (ms): launches are independent, so every one counts in full and their iterations do not."""
-    medians = np.sort([float(np.median(np.asarray(samples, dtype=np.float64))) for samples in launches])
-    if medians.size == 0:
-        raise MeasurementError("a bound of the median needs launches; there are none")
-    low, high = order_bounds(medians, 0.5, medians.size, confidence)
-    return Bounds(float(np.median(medians)), low, high, medians.size, float(medians.size))
-
-
-def check_budget(figure: str, limit_ms: float, launches: Sequence[npt.ArrayLike], confidence: float = CONFIDENCE) -> Budget:
-    """Hold launches (ms an iteration) against a budget. `figure`: latency_median, latency_p90, latency_p95, latency_p99 or latency_p99.9.
-
-    Raises:
-        MeasurementError: another figure, a limit that is not positive, or too few launches for it.
-    """
-    figures = {"latency_median": 0.5, **{f"latency_p{100 * p:g}": p for p in FLOORS}}
-    if figure not in figures or not limit_ms > 0:
-        raise MeasurementError(f"a budget is a positive time for one of {', '.join(figures)}; got {figure} <= {limit_ms:g} ms")
-    p = figures[figure]
-    bounds = median_bounds(launches, confidence) if p == 0.5 else percentile_bounds(launches, p, confidence)
-    what = f"{figure} is {bounds.value:.4g} ms"
-    sure = f"with {100 * confidence:g} % confidence"
-    if bounds.high is not None and bounds.high <= limit_ms:
-        return Budget(figure, limit_ms, "pass", bounds, f"{what}, {sure} at most {bounds.high:.4g} ms: within {limit_ms:g} ms")
-    if bounds.low is not None and bounds.low > limit_ms:
-        return Budget(figure, limit_ms, "fail", bounds, f"{what}, {sure} at least {bounds.low:.4g} ms: over {limit_ms:g} ms")
-    if bounds.high is None and bounds.value <= limit_ms:
-        units = "launches" if p == 0.5 else "independent iterations"
-        reason = f"{what}, but {bounds.n} samples are worth {bounds.effective:.0f} {units}, and a bound {sure} needs {_fewest(p, confidence)}"
-        return Budget(figure, limit_ms, "inconclusive", bounds, reason)
-    between = f"between {_or_unknown(bounds.low)} and {_or_unknown(bounds.high)} ms, each {sure}"
-    return Budget(figure, limit_ms, "inconclusive", bounds, f"{what}, {between}: {limit_ms:g} ms lies between, more launches would tell")
-
-
-def budget_json(budget: Budget) -> dict[str, Any]:
-    """Plain data for a record."""
-    bounds = budget.bounds
-    return {
-        "figure": budget.figure,
-        "limit_ms": budget.limit_ms,
-        "state": budget.state,
-        "reason": budget.reason,
-        "value_ms": bounds.value,
-        "low_ms": bounds.low,
-        "high_ms": bounds.high,
-        "samples": bounds.n,
-        "effective_samples": bounds.effective,
-    }
-
-
 def autocorrelation(series: Sequence[Float64]) -> float:
     """The lag-1 correlation within launches, pooled over them; each launch has its own level. Medians, not means, so that an outlier is no level.
 
@@ -174,12 +110,3 @@ def _binomial(n: int, p: float) -> Float64:
     k = np.arange(n + 1)
     chances: Float64 = np.exp(factorials[n] - factorials - factorials[::-1] + k * math.log(p) + (n - k) * math.log1p(-p))
     return chances
-
-
-def _fewest(p: float, confidence: float) -> int:
-    """The fewest independent samples whose largest bounds the p-quantile from above: p^n <= 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log(p) - 1e-9)
-
-
-def _or_unknown(value: float | None) -> str:
-    return "?" if value is None else f"{value:.4g}"

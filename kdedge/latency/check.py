@@ -21,12 +21,14 @@ from kdedge.latency.history.records import LaunchRecord
 from kdedge.latency.launches import run_launch
 from kdedge.latency.looks import Looks, fewest_even, spread_looks
 from kdedge.latency.pairs import MEDIAN, P90, Metric, Order, Pair, Timed, orders, replacements, timed_launch
-from kdedge.latency.power import Plan, detectable, plan
+from kdedge.latency.power import Plan, decides, detectable, noise, pairs_needed, plan, spoken_seconds
 from kdedge.latency.summary import Launch
 from kdedge.latency.verdicts import CheckRule, CheckVerdict, judge
 from kdedge.runtimes.job import Job, LaunchRule, Result
 
 PAIRS, LOOKS = 16, 2
+PILOT_PAIRS = 4
+"""Where no history tells the noise, so many pairs say early what the check will be able to find."""
 FAILURES_IN_A_ROW = 3
 """So many failed launches of one side after another are no bad luck."""
 
@@ -107,7 +109,7 @@ def check(
     if planned.looks is None:
         nothing = replace(judge((), usual), state="inconclusive", reason=planned.sentence)
         return Checked(nothing, planned.sentence, baseline, candidate, (), time.monotonic() - begun)
-    verdict = course.run(CheckRule(planned.looks, settings.margin, settings.metrics), planned, mismatches, known_noise)
+    verdict = course.run(CheckRule(planned.looks, settings.margin, settings.metrics), planned, mismatches, known_noise, told)
     return Checked(verdict, planned.sentence, baseline, candidate, tuple(course.records), time.monotonic() - begun)
 
 
@@ -182,6 +184,19 @@ def _finds(noise: float | None, looks: Looks, margin: float) -> str:
     return f"a slow-down of {100 * detectable(noise, looks.last, margin, looks.share):.1f} % is found with 80 %"
 
 
+def _shown_by(differences: Sequence[float], rule: CheckRule, pair_seconds: float) -> str:
+    """What the first pairs of a check tell of its power: no more than about, since so few hardly show a spread."""
+    sd = noise(differences) or 0.0
+    finds = detectable(sd, rule.looks.last, rule.margin, rule.looks.share)
+    said = f"the first {len(differences)} pairs show a noise of about {100 * sd:.2g} %: a slow-down of about {100 * finds:.1f} % is found with 80 %"
+    if decides(sd, rule.looks.last, rule.margin, rule.looks.share):
+        return said
+    needed = pairs_needed(sd, rule.margin, rule.looks.share)
+    return f"{said}; cannot decide at this noise, " + (
+        f"needs about {needed} pairs, about {spoken_seconds(needed * pair_seconds)}" if needed else "whatever the number of pairs"
+    )
+
+
 class _Course:
     """The launches of one check, one after the other."""
 
@@ -192,6 +207,7 @@ class _Course:
         self.records: list[LaunchRecord] = []
         self.failures = {"A": 0, "B": 0}
         self.seconds: list[float] = []
+        self.told_noise: Callable[[Sequence[float]], None] | None = None
 
     def pilot(self) -> tuple[tuple[Launch, float], ...]:
         """A launch of each that counts for nothing: it shows that both run, and how long that takes."""
@@ -208,8 +224,11 @@ class _Course:
             found.append((launch, time.monotonic() - begun))
         return tuple(found)
 
-    def run(self, rule: CheckRule, planned: Planned, mismatches: Sequence[str], known_noise: float | None) -> CheckVerdict:
+    def run(
+        self, rule: CheckRule, planned: Planned, mismatches: Sequence[str], known_noise: float | None, told: Callable[[str], None]
+    ) -> CheckVerdict:
         """Pairs up to each look, until a verdict is final."""
+        self.told_noise = (lambda differences: told(_shown_by(differences, rule, float(np.mean(self.seconds))))) if known_noise is None else None
         before = None if known_noise is None else detectable(known_noise, rule.looks.last, rule.margin, rule.looks.share)
         first = orders(rule.looks.last, self.settings.seed)[0]
         verdict = None
@@ -237,6 +256,14 @@ class _Course:
                 begun = time.monotonic()
                 self.pairs.append(self._pair(order, rule))
                 self.seconds.append(time.monotonic() - begun)
+                self._tell_noise()
+
+    def _tell_noise(self) -> None:
+        """Once, when enough pairs count. How far apart they are says nothing of which side is faster, so this is no look."""
+        differences = [value for pair in self.pairs if pair.valid and (value := pair.log_ratio()) is not None]
+        if self.told_noise is not None and len(differences) == PILOT_PAIRS:
+            self.told_noise(differences)
+            self.told_noise = None
 
     def _pair(self, order: Order, rule: LaunchRule) -> Pair:
         number = len(self.pairs)

@@ -149,7 +149,7 @@ def plan(
 
     `launch_seconds`: what a launch takes besides its timed iterations (start, load, warm-up); `iteration_ms`: one iteration; `sd`: of the pairs' log
     ratios, from the device's history or a pilot, None where unknown. As many pairs as fit, since launches differ more than iterations do; what is
-    left of the time makes launches longer.
+    left of the time makes launches longer. `looks` at most: fewer where so many pairs decide only with a larger share of alpha for each.
 
     Raises:
         MeasurementError: a time that is not positive, a negative noise, or a margin that is not positive.
@@ -171,7 +171,7 @@ def plan(
         return Plan(None, 0, 0, min_iterations, 0.0, None, None if sd is None else False, needed, needed_seconds, sentence)
     iterations = max(min_iterations, int((time_budget_seconds / (2 * fits) - launch_seconds) * 1000 / iteration_ms))
     seconds = 2 * fits * (launch_seconds + iterations * iteration_ms / 1000)
-    declared = spread_looks(fits, looks, alpha, tests)
+    declared = _declared(fits, looks, sd, margin, alpha, tests)
     spares = max(2, fits // 10 * 2)
     what = f"{fits} pairs of launches with {iterations} iterations, about {spoken_seconds(seconds)}"
     if sd is None:
@@ -186,15 +186,21 @@ def plan(
     return Plan(declared, fits, spares, iterations, seconds, found, decisive, needed, needed_seconds, sentence)
 
 
+def _declared(pairs: int, most: int, sd: float | None, margin: float, alpha: float, tests: int) -> Looks:
+    for count in range(most, 1, -1):
+        declared = spread_looks(pairs, count, alpha, tests)
+        if sd is None or decides(sd, pairs, margin, declared.share):
+            return declared
+    return spread_looks(pairs, 1, alpha, tests)
+
+
 def noise(differences: npt.ArrayLike) -> float | None:
     """The standard deviation of log ratios; None below two."""
     values = np.asarray(differences, dtype=np.float64)
     return float(values.std(ddof=1)) if values.size >= 2 else None
 
 
-def power_curve(
-    sd: float, pairs: int, margin: float, alpha: float, powers: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-) -> list[tuple[float, float]]:
+def power_curve(sd: float, pairs: int, margin: float, alpha: float) -> list[tuple[float, float]]:
     """(slow-down in percent, chance that it is found), for a plot; empty where that many pairs can never reject."""
     if pairs < fewest_pairs(alpha):
         return []

@@ -14,6 +14,7 @@ _STOLEN_SHARE = 0.01
 _STOPPED_SHARE = 0.05
 _CLOCK_FALL = 0.10
 _FREE_SHARE = 0.05
+_BUSY_PERCENT = 10
 _WAITED_SHARE = 0.05
 _ACTIVE_SHARE = 0.05
 _LOADED_SHARE = 0.10
@@ -60,6 +61,9 @@ CONCERNS: dict[str, Concern] = {
     "clock": Concern("the CPU clock fell (by up to {:.0f} %)", False, "two moments are compared: an idle core may have slowed down after the loop"),
     "gpu_clock": Concern("the GPU clock fell (by up to {:.0f} %)", False, "two moments are compared: an idle GPU slows down at once"),
     "busy": Concern("other work kept the machine busy (load average up to {:.1f} for each core)", False, "it ran before, and perhaps not meanwhile"),
+    "board_busy": Concern(
+        "other work kept the board's GPU, memory or engines busy (up to {:.0f} %)", False, "it ran before, and perhaps not meanwhile"
+    ),
     "shared": Concern(
         "the loop waited while others had its core (up to {:.0f} % of the time)",
         False,
@@ -114,6 +118,10 @@ def concerns(result: Result) -> dict[str, float]:
     load, cores = before.get("load_average"), before.get("affinity")
     if load and cores and load[0] > len(cores):
         found["busy"] = load[0] / len(cores)
+    activity = before.get("activity") or {}
+    used = max([activity.get("gpu_percent", 0), activity.get("emc_percent", 0), *(activity.get("engines") or {}).values()])
+    if used > _BUSY_PERCENT:
+        found["board_busy"] = float(used)
     free, total = after.get("memory_available_bytes"), after.get("memory_total_bytes")
     if free is not None and total and free < _FREE_SHARE * total:
         found["memory"] = 100 * _FREE_SHARE

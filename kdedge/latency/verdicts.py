@@ -101,10 +101,11 @@ class CheckVerdict:
     def p_regressed(self) -> float:
         """For a family of cells: the smallest p value of this cell, by Bonferroni for all the tests that were declared, done or not.
 
-        The look at which it stopped stands for all looks: its p value is no smaller than the smallest of them.
+        The look at which it stopped stands for all looks: its p value is no smaller than the smallest of them. A metric of which most pairs are not
+        slower counts as 1, since it is never called regressed.
         """
         tests = self.rule.looks.tests * len(self.rule.looks.pairs)
-        return min(1.0, tests * min((test.p_regressed for test in self.tests), default=1.0))
+        return min(1.0, tests * min((test.p_regressed for test in self.tests if test.slower > test.faster), default=1.0))
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, versioned by `schema`; infinite values (a slow-down that no number of pairs finds) are null."""
@@ -163,6 +164,8 @@ def judge(
         if tests and metric not in {one.metric for one in tests}
     ]
     state, reason = _state(kept, wanted, dropped, () if allow_mismatch else mismatches, tests, rule)
+    if state in ("equivalent", "improved"):
+        notes += [f"{_WORDS[test.metric]}: {_untold(test, rule)}" for test in tests[1:] if test.state == "inconclusive" and not test.note]
     differences = [value for pair in kept if (value := pair.log_ratio()) is not None]
     sd = noise(differences)
     after = detectable_among(differences, len(kept), rule.margin, rule.looks.share)
@@ -247,7 +250,11 @@ def _state(
         return "improved", f"{_WORDS[first.metric]} is faster by more than {100 * rule.margin:g} %: {first.effect} (p {_shown(first.p_improved)})"
     if first.state == "equivalent":
         return "equivalent", f"{_WORDS[first.metric]} is not slower by {100 * rule.margin:g} %: {first.effect} (p {_shown(first.p_equivalent)})"
-    return "inconclusive", f"{_WORDS[first.metric]} cannot be told from {100 * rule.margin:g} %: {first.effect}"
+    return "inconclusive", f"{_WORDS[first.metric]} {_untold(first, rule)}"
+
+
+def _untold(test: MetricTest, rule: CheckRule) -> str:
+    return f"cannot be told from {100 * rule.margin:g} %: {test.effect}"
 
 
 def _what_would_decide(needed: int | None, seconds: float | None, had: int, rule: CheckRule) -> str:

@@ -18,8 +18,9 @@ from kdedge.errors import KdedgeError, MeasurementError, WorkspaceError
 from kdedge.latency.check import Arm, Checked, CheckSettings, broken_off, check
 from kdedge.latency.history.records import Session, environment_key
 from kdedge.latency.holm import confirmed, holm
+from kdedge.latency.looks import fewest_even
 from kdedge.latency.verdicts import EXIT_CODES, State
-from kdedge.regression.arms import WHOLE, Given, arms_of, holds_bundles, with_inputs_of
+from kdedge.regression.arms import RUNTIMES, WHOLE, Given, arms_of, holds_bundles, with_inputs_of
 from kdedge.regression.baselines import names, read_baseline
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class CheckedCell:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All cells of a check. `missing`: what stands on one side only and was not compared."""
+    """All cells of a check. `missing`: what stands on one side only and was not compared, in words; `lost`: the keys of those that only the
+    baseline has."""
 
     baseline: str
     candidate: str
@@ -77,11 +79,13 @@ class CheckReport:
     cells: tuple[CheckedCell, ...]
     missing: tuple[str, ...]
     started: datetime
+    lost: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
-        """The worst of its cells' states."""
-        return next(state for state in _WORST_FIRST if any(cell.state == state for cell in self.cells))
+        """The worst of its cells' states. A cell that the candidate has lost can be no regression in time, but nor is all well: inconclusive."""
+        states = {cell.state for cell in self.cells} | ({"inconclusive"} if self.lost else set())
+        return next(state for state in _WORST_FIRST if state in states)
 
     @property
     def exit_code(self) -> int:
@@ -100,6 +104,7 @@ class CheckReport:
             "exit_code": self.exit_code,
             "settings": asdict(self.settings),
             "missing": list(self.missing),
+            "lost": list(self.lost),
             "cells": [cell.as_json() for cell in self.cells],
         }
 
@@ -138,7 +143,7 @@ def run_check(
     opened = {name: open_device(name) for name in devices}
     cells = _Family(before, after, stamps, opened, settings, folder, history, told).cells()
     missing = tuple(f"{key} stands in {baseline if key in before else candidate} only" for key in sorted(before.keys() ^ there))
-    return CheckReport(baseline, candidate, settings, cells, missing, started)
+    return CheckReport(baseline, candidate, settings, cells, missing, started, tuple(sorted(set(before) - there)))
 
 
 @dataclass(frozen=True)
@@ -160,11 +165,21 @@ class _Family:
         return len(self.opened) * len(self.after)
 
     def cells(self) -> tuple[CheckedCell, ...]:
-        """One alarm among many cells is likely by chance: each is tested at its share of alpha, and what is flagged is measured a second time."""
+        """One alarm among many cells is likely by chance: they share alpha by Holm, and what is flagged is measured a second time.
+
+        Raises:
+            KdedgeError: with so few pairs no cell can be decided at its share of alpha.
+        """
         places = [(key, name) for name in self.opened for key in self.after]
-        # Holm's correction of what is decided at an early look, where p cannot be small, would leave the clearest change open. A share of alpha each
-        # (Bonferroni) is as sure; Holm's p is told beside it.
+        # Looks are declared for the smallest level that Holm may ask for, alpha / n: at an early look of the whole alpha no p would be small enough.
+        # What is flagged there is so by Holm too, and Holm may flag more of what was left open.
         shared = replace(self.settings, alpha=self.settings.alpha / len(places))
+        fewest = fewest_even(shared.alpha / len(shared.metrics))
+        if shared.budget_seconds is None and shared.pairs < fewest:
+            raise KdedgeError(
+                f"{len(places)} cells share alpha {self.settings.alpha:g}, and with {shared.pairs} pairs none could be decided: "
+                f"the fewest are {fewest}"
+            )
         first = [self._one(key, name, shared, self.folder / f"cell-{number}") for number, (key, name) in enumerate(places)]
         adjusted = holm([found.verdict.p_regressed for found, _ in first])
         return tuple(
@@ -174,10 +189,10 @@ class _Family:
 
     def _judged(self, key: str, name: str, found: Checked, p: float, notes: tuple[str, ...], work: Path) -> CheckedCell:
         state, again = found.verdict.state, None
-        if state == "regressed" and self.size > 1:
+        if self.size > 1 and (state == "regressed" or p <= self.settings.alpha):
             self.told(f"{_label(key, name)} is flagged and is measured again")
             again, more = self._one(key, name, replace(self.settings, seed=self.settings.seed + 1), work)
-            state = _as_state(confirmed(state, again.verdict.state))
+            state = _as_state(confirmed("regressed", again.verdict.state))
             notes += (*more, f"flagged, and measured again: {again.verdict.state}")
         identity = self.opened[name].identity
         notes = (*_environment_notes(self.before[key], self.opened[name]), *notes)
@@ -185,10 +200,10 @@ class _Family:
 
     def _one(self, key: str, name: str, settings: CheckSettings, work: Path) -> tuple[Checked, tuple[str, ...]]:
         """A check of one cell, and what must be said of it besides. A device that is lost in one cell does not cost the others, nor does a history
-        that cannot be written cost the verdict."""
+        that cannot be read or written cost the verdict."""
         work.mkdir(parents=True)
         device, baseline, candidate = self.opened[name], self.before[key], self.after[key]
-        noise = None if self.history is None else known_noise(self.history, candidate.line, device)
+        noise, unread = self._noise(candidate.line, device)
         started, begun = datetime.now(UTC), time.monotonic()
         try:
             found = check(
@@ -209,8 +224,17 @@ class _Family:
             if self.history is not None:
                 self.history.add(session_of(found, device, settings, started))
         except WorkspaceError as error:
-            return found, (f"this check is not kept: {error}",)
-        return found, ()
+            return found, (*unread, f"this check is not kept: {error}")
+        return found, unread
+
+    def _noise(self, line: str, device: Device) -> tuple[float | None, tuple[str, ...]]:
+        """What earlier checks tell of the noise, and what must be said where they cannot be read."""
+        if self.history is None:
+            return None, ()
+        try:
+            return known_noise(self.history, line, device), ()
+        except WorkspaceError as error:
+            return None, (f"the noise of earlier checks is not known: {error}",)
 
 
 def _stamps(*arms: Arm) -> dict[str, tuple[int, ...] | None]:
@@ -271,8 +295,10 @@ def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, A
     if path.name == named and holds_bundles(runs / named):
         return arms_of(runs / named, given, folder)
     kept = ", ".join(names(store)) or "none"
+    advice = "" if path.name != named or path.suffix in RUNTIMES else f"; set a baseline by `kdedge baseline set {named} ARTIFACT`"
     raise KdedgeError(
         f"{named}: there is no such file, bundle or folder of a run, no baseline of this name ({kept}), and no run with bundles of it in {runs}"
+        + advice
     )
 
 

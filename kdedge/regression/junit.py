@@ -24,10 +24,10 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 def junit_xml(report: CheckReport) -> str:
     """One suite, one test case a cell."""
     numbers = {
-        "tests": str(len(report.cells)),
+        "tests": str(len(report.cells) + len(report.lost)),
         "failures": _count(report, "regressed"),
         "errors": _count(report, "invalid"),
-        "skipped": _count(report, "inconclusive"),
+        "skipped": str(int(_count(report, "inconclusive")) + len(report.lost)),
         "time": f"{sum(_seconds(cell) for cell in report.cells):.3f}",
     }
     suites = Element("testsuites", {"name": "kdedge", **numbers})
@@ -37,6 +37,9 @@ def junit_xml(report: CheckReport) -> str:
     _add_properties(suite, {"margin": f"{settings.margin:g}", "alpha": f"{settings.alpha:g}", "seed": str(settings.seed)})
     for cell in report.cells:
         _add_case(suite, cell)
+    for key in report.lost:
+        case = SubElement(suite, "testcase", {"classname": "kdedge.check", "name": _clean(key), "time": "0.000"})
+        SubElement(case, "skipped", {"message": _clean(f"the candidate has no {key}, which the baseline has")})
     if report.missing:
         SubElement(suite, "system-out").text = _clean("\n".join(f"not compared: {sentence}" for sentence in report.missing))
     indent(suites)

@@ -29,8 +29,9 @@ def lines_of(report: CheckReport) -> Iterator[str]:
     for cell in report.cells:
         yield from _lines_of_cell(cell, alone=len(report.cells) == 1)
     yield from (f"not compared: {sentence}" for sentence in report.missing)
-    if len(report.cells) > 1:
-        yield f"{report.state}: " + ", ".join(f"{count} {state}" for state, count in counts_of(report).items())
+    if len(report.cells) > 1 or report.lost:
+        lost = f", {len(report.lost)} lost" if report.lost else ""
+        yield f"{report.state}: " + ", ".join(f"{count} {state}" for state, count in counts_of(report).items()) + lost
 
 
 def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:

@@ -97,15 +97,53 @@ def test_two_of_a_hundred_flagged_breaks_the_claim_and_one_does_not(log: ModuleT
             "injected": [line(log, "injected", number, "regressed" if number < found else "invalid") for number in range(50)],
         }
 
-    assert log.too_many(there(1, 45)) == []
-    assert log.too_many(there(2, 45)) == ["A/A, quiet: 2 of 100 flagged, more than 1 %"]
-    assert log.too_many(there(0, 44)) == ["5 % more work: 44 of 50 found, fewer than 90 %"]
+    assert log.broken(there(1, 45)) == []
+    assert log.broken(there(2, 45)) == ["A/A, quiet: 2 of 100 flagged, more than 1 %"]
+    assert log.broken(there(0, 44)) == ["5 % more work: 44 of 50 found, fewer than 90 %"]
+    # A check that never says anything raises no false alarm.
+    mute = {**there(0, 45), "quiet": [line(log, "quiet", number, "inconclusive" if number < 21 else "equivalent") for number in range(100)]}
+    assert log.broken(mute) == ["A/A, quiet: 79 of 100 decided, fewer than 80 %"]
     rows = log.table(there(1, 45), SETTINGS)
     assert rows[2] == "| A/A, quiet | 100 | 1 | 0.0 to 5.4 % | 0 | 99 | 0 | 0 | +0.50 % | 4.0 % | 2 | 100 |"
     assert len({row.count("|") for row in rows}) == 1
     (about,) = log.about([], there(1, 45), SETTINGS)
     assert "1 of 100 flagged; were the rate just alpha, so many or more would be with 63 %." in about  # 1 - 0.99^100
     assert "takes 5.00 % [4.80, 5.20]" in about
+
+
+def test_a_simulated_check_that_flags_too_much_or_says_too_little_breaks_the_claims(bench: Callable[[str], ModuleType]) -> None:
+    simulated = bench("latency_check_simulated")
+    alarms = {"flagged": 35, "equivalent": 1700, "regressed_at_margin": 20, "equivalent_at_margin": 20, "whole_at_margin": 5, "naive": 0.5}
+    found = {"detectable": 0.05, "found": 0.8, "shares": [0.0, 0.5, 1.0], "promised": 0.867}
+    invalid = {"0": {"invalid": 200}}
+
+    def broken(alarm: dict[str, Any], power: dict[str, Any], throttled: dict[str, dict[str, int]] = invalid) -> list[str]:
+        wrong: list[str] = simulated.broken({"noisy": {**alarms, **alarm}}, {"noisy": {**found, **power}}, throttled, 2000)
+        return wrong
+
+    # 1 % of 2,000 is 20, and 35 or fewer happen in 999 of 1,000; of 86.7 % it is 1,687 or more.
+    assert (simulated.upper_count(2000, 0.01), simulated.lower_count(2000, 0.867)) == (35, 1686)
+    assert broken({}, {}) == []
+    assert broken({"whole_at_margin": 36}, {}) == ["noisy: whole_at_margin 36 times of 2000, more than 35"]
+    assert broken({"equivalent": 0}, {}) == ["noisy: 0 of 2000 unchanged proven equivalent, promised 86.7 %"]
+    assert broken({"equivalent": 0}, {"promised": None}) == []
+    assert broken({"naive": 0.05}, {}) == ["noisy: a test on iterations flags 5 %, so that this scenario shows nothing"]
+    assert broken({}, {"found": 0.7}) == ["noisy: 70.0 % found of the slow-down that is called detectable with 80 %"]
+    assert broken({}, {"shares": [0.0, 0.6, 0.5]}) == ["noisy: a larger slow-down is found less often"]
+    assert broken({}, {}, {"10": {"invalid": 199, "regressed": 1}}) == [
+        "candidate 10 % slower, throttled: {'invalid': 199, 'regressed': 1}, not all invalid"
+    ]
+
+
+def test_what_is_promised_to_an_unchanged_candidate_is_the_power_at_twice_the_margin(bench: Callable[[str], ModuleType]) -> None:
+    import numpy as np
+
+    simulated = bench("latency_check_simulated")
+    ratios = np.random.default_rng(0).normal(0, 0.02, (400, 10))
+    promise = simulated.promised(ratios, 10)
+    others = np.random.default_rng(1).normal(0, 0.02, (4000, 10))
+    assert simulated.false_alarms(others, 0.0)["equivalent"] / len(others) == pytest.approx(promise, abs=0.04)
+    assert simulated.promised(ratios * 10, 10) is None
 
 
 def test_a_page_has_both_places_and_the_log_that_is_kept_can_be_read(log: ModuleType) -> None:

@@ -63,6 +63,7 @@ def test_throttling_is_no_regression_even_where_the_candidate_is_slower(kdedge: 
         ((*BOTH, "--on", "nowhere:x"), "nowhere"),
         (("before.onnx", "absent.onnx"), "absent.onnx: there is no such file, bundle or folder of a run, no baseline of this name"),
         (("released", "after.onnx"), "released: there is no such file"),
+        (("released", "after.onnx"), "set a baseline by `kdedge baseline set released ARTIFACT`"),
         (("before.onnx", "wide.onnx", "--size", "batch=1"), "input `x`"),
     ],
 )

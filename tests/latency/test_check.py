@@ -182,6 +182,30 @@ def test_what_is_known_of_the_noise_says_beforehand_what_can_be_found(tmp_path: 
     assert f"{100 * found.verdict.detectable_before:.1f} % is found" in found.plan
 
 
+def test_where_nothing_is_known_of_the_noise_the_first_pairs_say_early_what_can_be_found(tmp_path: Path) -> None:
+    """So that nobody waits minutes for a check that cannot decide. They decide nothing: what they say depends on how far they are apart alone."""
+    before, after = model_files(tmp_path / "models")
+    sides = arm(before, tmp_path / "a"), arm(after, tmp_path / "b")
+    for scenario, loud, slower in (("quiet", False, 0.0), ("quiet", False, 0.06), ("noisy", True, 0.0)):
+        work = tmp_path / f"{scenario}-{slower}"
+        work.mkdir()
+        said: list[str] = []
+        check(simulated(scenario, before, after, slower, launch_sd=0.05 if loud else 0.0024), *sides, SETTINGS, work, told=said.append)
+        assert len(said) == 2
+        assert said[1].startswith("the first 4 pairs show a noise of about ")
+        assert "a slow-down of about " in said[1]
+        assert ("cannot decide at this noise, needs about " in said[1]) == loud
+
+
+def test_a_check_that_loses_its_first_pairs_says_nothing_of_them(tmp_path: Path) -> None:
+    before, after = model_files(tmp_path / "models")
+    (tmp_path / "work").mkdir()
+    said: list[str] = []
+    device = simulated("throttle", before, after, 0.0, throttle_at=0.0)
+    check(device, arm(before, tmp_path / "a"), arm(after, tmp_path / "b"), SETTINGS, tmp_path / "work", told=said.append)
+    assert len(said) == 1
+
+
 class Changing:
     """A device on which somebody changes the power mode after some launches, and back after one more."""
 

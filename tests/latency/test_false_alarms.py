@@ -13,7 +13,7 @@ from scipy import stats
 from kdedge.devices.simulation import SCENARIOS, Scenario, draw_session
 from kdedge.latency.looks import Looks
 from kdedge.latency.pairs import MEDIAN, Order, Pair, Timed, orders, timed
-from kdedge.latency.power import detectable
+from kdedge.latency.power import detectable, detectable_among
 from kdedge.latency.signed_rank import signed_rank
 from kdedge.latency.verdicts import CheckRule, judge, metric_test
 
@@ -52,6 +52,7 @@ def test_identical_artifacts_are_never_flagged_more_often_than_alpha_where_itera
     """The same sessions show a naive test that counts iterations to flag far more than it says: so the test can see what it guards against."""
     states: Counter[str] = Counter()
     naive: list[float] = []
+    seen: list[Float64] = []
     at_margin = 0
     for order, samples in sessions(SCENARIOS[name], 0.0, seed=1):
         ratios = log_ratios(order, samples)
@@ -59,11 +60,20 @@ def test_identical_artifacts_are_never_flagged_more_often_than_alpha_where_itera
         naive += np.asarray(stats.mannwhitneyu(samples[:, 0], samples[:, 1], axis=-1).pvalue).tolist()
         # The worst case: a true slow-down of just the margin. The model is multiplicative, so the same noise serves.
         at_margin += sum(signed_rank(row).p_greater <= ALPHA for row in ratios)
+        seen.append(ratios)
     assert sum(states.values()) == REPEATS
     assert states["regressed"] <= MOST
     assert states["improved"] <= MOST
     assert at_margin <= MOST
     assert np.mean(np.asarray(naive) <= 0.05) > 0.25, "a naive test at 5 % should have failed here"
+    # A check that always says `inconclusive` raises no false alarm either. Where a slow-down of twice the margin (in logarithms) is promised to be
+    # found with some power, no change lies as far from the margin and must be proven as often.
+    differences = np.concatenate(seen).ravel()
+    for power in (0.5, 0.8, 0.95):
+        if (detectable_among(differences, PAIRS, MARGIN, ALPHA, power) or np.inf) <= (1 + MARGIN) ** 2 - 1:
+            assert states["equivalent"] >= stats.binom.ppf(0.001, REPEATS, power)
+        else:
+            assert name == "bimodal" or (name, power) == ("noisy", 0.95)
 
 
 def test_a_slow_down_at_the_margin_is_at_worst_flagged_with_alpha_and_called_equivalent_with_alpha() -> None:

@@ -37,11 +37,19 @@ def test_looks_are_even_and_rising(pairs: tuple[int, ...]) -> None:
 def test_looks_are_spread_between_the_earliest_and_the_last() -> None:
     assert spread_looks(18, 3).pairs == (10, 14, 18)
     assert spread_looks(40, 2, tests=2).pairs == (10, 40)  # 2^-10 <= 0.0025 < 2^-8
-    assert spread_looks(10, 3).pairs == (8, 10)  # no room for three
+    assert spread_looks(12, 3).pairs == (8, 12)  # no room for three
     assert spread_looks(8, 3).pairs == (8,)
     assert (fewest_even(0.01), fewest_even(0.005), fewest_even(0.003)) == (8, 8, 10)
     with pytest.raises(MeasurementError):
         spread_looks(6, 1)
+
+
+def test_a_look_that_spares_less_than_a_quarter_of_the_pairs_is_not_worth_its_share_of_alpha() -> None:
+    """With 12 pairs at 0.0025 in place of 0.005 one of ten slow-downs of 1.2 standard deviations beyond the margin is lost, for one pair less."""
+    assert spread_looks(12, 2, tests=2).pairs == (12,)
+    assert spread_looks(14, 2, tests=2).pairs == (10, 14)
+    assert spread_looks(10, 2).pairs == (10,)
+    assert spread_looks(12, 2, tests=2).share == 0.005
 
 
 def test_holm_by_hand() -> None:

@@ -139,6 +139,23 @@ def test_a_budget_that_cannot_decide_says_what_would() -> None:
     assert "it needs 16 pairs, about 2 min" in found.sentence
 
 
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_what_a_budget_that_cannot_decide_needs_is_more_than_it_has(looks: int) -> None:
+    """Each look costs the last one a part of alpha, so a plan has fewer where that decides."""
+    undecided = 0
+    for seconds in (16, 22, 26, 30, 40, 60):
+        for sd in np.linspace(0.01, 0.06, 26):
+            found = plan(seconds, 0.7, 1.0, float(sd), looks=looks, tests=2)
+            if found.decisive is False and found.needed_pairs is not None:
+                assert found.needed_pairs > found.pairs, (seconds, sd, found.sentence)
+                undecided += 1
+    assert undecided > 20
+    noisy, quiet = (plan(26, 0.7, 1.0, sd, looks=looks, tests=2).looks for sd in (0.0275, 0.005))
+    assert noisy is not None
+    assert quiet is not None
+    assert (noisy.pairs, quiet.pairs[0]) == ((16,), 16 if looks == 1 else 10)
+
+
 def test_a_budget_too_short_for_any_verdict_plans_nothing() -> None:
     found = plan(10, 3.0, 5.0, None)
     assert (found.pairs, found.looks, found.needed_pairs) == (0, None, 8)

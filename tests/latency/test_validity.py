@@ -43,6 +43,15 @@ def test_what_changed_during_a_launch_is_a_concern(after: dict[str, Any], expect
     assert concerns(result(after=after)) == pytest.approx(expected)
 
 
+def test_a_board_whose_gpu_memory_or_engines_others_used_before_is_a_concern_and_counts() -> None:
+    busy = result(activity={"gpu_percent": 42, "emc_percent": 3, "engines": {"NVENC": 79}})
+    assert concerns(busy) == {"board_busy": 79.0}
+    assert invalid_because(busy) == ""
+    assert concerns(result(activity={"gpu_percent": 2, "emc_percent": 4, "emc_mhz": 3199})) == {}
+    # Behind a launch it is the launch's own.
+    assert concerns(result(after={"activity": {"gpu_percent": 90}})) == {}
+
+
 def test_a_machine_that_was_busy_before_is_a_concern() -> None:
     assert concerns(result(load_average=[5.0, 1.0, 1.0])) == {"busy": 2.5}
 

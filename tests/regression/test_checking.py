@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,17 @@ import pytest
 from regression_world import World, make_world, model
 
 from kdedge.errors import KdedgeError, WorkspaceError
-from kdedge.latency.check import CheckSettings
+from kdedge.latency.check import Arm, Checked, CheckSettings
 from kdedge.latency.history.store import History, open_history
+from kdedge.latency.looks import Looks
+from kdedge.latency.pairs import MEDIAN, Pair, Timed
 from kdedge.latency.power import detectable
+from kdedge.latency.verdicts import CheckRule, judge
+from kdedge.regression import checking
 from kdedge.regression.arms import WHOLE, Given, arms_of
 from kdedge.regression.baselines import set_baseline
 from kdedge.regression.checking import CheckReport, run_check
+from kdedge.regression.junit import junit_xml
 from kdedge.runtimes.job import LaunchRule
 
 QUICK = CheckSettings(pairs=20, looks=1, launch=LaunchRule(warmup_seconds=0.0, warmup_iterations=1, min_seconds=0.0, min_iterations=64))
@@ -79,6 +85,51 @@ def test_a_clear_slow_down_is_found_among_many_cells_at_the_first_look(world: Wo
     assert slower.adjusted_p <= 0.01
 
 
+def measured(monkeypatch: pytest.MonkeyPatch, *signs: str) -> list[CheckSettings]:
+    """Let checks find pairs beyond (`+`) and within (`-`) a margin of 3 %, the nearest first: a check a string. Returns what each was asked for."""
+    asked: list[CheckSettings] = []
+
+    def found(device: object, baseline: Arm, candidate: Arm, settings: CheckSettings, *_: object, **__: object) -> Checked:
+        beyond = [sign * (0.01 + 0.001 * number) for number, sign in enumerate(1 if letter == "+" else -1 for letter in signs[len(asked)])]
+        asked.append(settings)
+        looks = Looks((len(beyond),), settings.alpha, 1)
+        pairs = [
+            Pair(number, ("AB", "BA")[number % 2], Timed(1.0), Timed(1.03 * math.exp(value)))
+            for number, value in enumerate(beyond)
+        ]
+        return Checked(judge(pairs, CheckRule(looks, settings.margin, (MEDIAN,))), "made up", baseline, candidate, (), 1.0)
+
+    monkeypatch.setattr(checking, "check", found)
+    return asked
+
+
+@pytest.mark.parametrize(("again", "state"), [("+" * 8, "regressed"), ("-" * 8, "inconclusive")])
+def test_beside_a_clear_cell_a_weaker_one_is_flagged_by_holm(again: str, state: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight pairs: 1/256 where all are beyond the margin, 2/256 where all but the nearest are. Of two cells at 1 % the one is below 1 % / 2, and once
+    it is rejected the other is held against 1 %."""
+    asked = measured(monkeypatch, "+" * 8, "-" + "+" * 7, "+" * 8, again)
+    report = run(world, "same", "slower")
+    assert [cell.adjusted_p for cell in report.cells] == [2 / 256, 2 / 256]
+    assert [cell.first.verdict.state for cell in report.cells] == ["regressed", "inconclusive"]
+    assert [cell.state for cell in report.cells] == ["regressed", state]
+    # A repeat is a check of its own: at the whole alpha, and another seed says who begins.
+    assert [(settings.alpha, settings.seed) for settings in asked] == [(0.005, 0), (0.005, 0), (0.01, 1), (0.01, 1)]
+
+
+def test_without_a_clear_cell_a_weaker_one_is_not_flagged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, "-" * 8, "-" + "+" * 7)
+    report = run(world, "same", "slower")
+    assert [(cell.state, cell.again) for cell in report.cells] == [("equivalent", None), ("inconclusive", None)]
+    assert report.cells[1].adjusted_p == 4 / 256
+
+
+def test_cells_that_are_too_many_for_their_pairs_are_refused_before_anything_runs(world: World) -> None:
+    with pytest.raises(KdedgeError, match=r"2 cells share alpha 0.01, and with 8 pairs none could be decided: the fewest are 10") as error:
+        run(world, "same", "slower", settings=replace(QUICK, pairs=8))
+    assert error.value.exit_code == 2
+    assert run(world, "same", settings=replace(QUICK, pairs=8)).state == "equivalent"
+
+
 def test_the_worst_cell_is_the_state_of_all(world: World) -> None:
     assert run(world, "same", "hot").state == "invalid"
     assert run(world, "same", "loud").state == "inconclusive"
@@ -96,7 +147,25 @@ def test_bundles_of_runs_are_paired_by_target_and_precision(whole_bundle: Path, 
         f"onnxruntime-x86/int8 stands in {before} only",
         f"openvino/fp32 stands in {after} only",
     )
-    # By its name, where it is a run of the workspace.
+    assert (report.lost, report.cells[0].state) == (("onnxruntime-x86/int8",), "equivalent")
+
+
+def test_an_artifact_that_is_lost_is_never_fine_and_one_that_is_new_is(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world", monkeypatch)
+    (world.folder / "devices.yaml").write_text("same: {transport: 'simulated:quiet', set: {milliseconds: 2.0}}")
+    one, two = ("onnxruntime-x86", "fp32"), ("onnxruntime-x86", "int8")
+    small, large = a_run(tmp_path / "small", whole_bundle, one), a_run(tmp_path / "large", whole_bundle, one, two)
+    assert run(world, "same", sides=(str(small), str(large))).exit_code == 0
+    report = run(world, "same", sides=(str(large), str(small)))
+    assert (report.state, report.exit_code) == ("inconclusive", 3)
+    assert '<skipped message="the candidate has no onnxruntime-x86/int8, which the baseline has" />' in junit_xml(report)
+
+
+def test_a_run_of_the_workspace_is_known_by_its_name(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world", monkeypatch)
+    (world.folder / "devices.yaml").write_text("same: {transport: 'simulated:quiet', set: {milliseconds: 2.0}}")
+    cpu, gpu = ("onnxruntime-x86", "fp32"), ("onnxruntime-x86", "int8")
+    before, after = a_run(tmp_path / "before", whole_bundle, cpu, gpu), a_run(tmp_path / "after", whole_bundle, cpu)
     a_run(world.folder / "runs" / "kept", whole_bundle, cpu)
     assert run(world, "same", sides=("kept", str(before / "bundles" / "bundle-0"))).state == "equivalent"
     with pytest.raises(KdedgeError, match="and no run with bundles of it"):
@@ -169,6 +238,21 @@ def test_a_history_that_is_gone_costs_no_verdict(world: World, monkeypatch: pyte
     report = run(world, "slower", history=history)
     assert report.state == "regressed"
     assert report.cells[0].notes == ("this check is not kept: the history cannot be reached",)
+
+
+def test_a_history_that_cannot_be_read_costs_no_verdict_either(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may hold it for longer than anybody waits, after the first cells were measured for minutes."""
+    history = open_history(str(world.folder / "history.sqlite"))
+
+    def locked(**_: object) -> None:
+        raise WorkspaceError("the history: database is locked")
+
+    monkeypatch.setattr(history, "sessions", locked)
+    report = run(world, "same", "slower", history=history)
+    assert [cell.state for cell in report.cells] == ["equivalent", "regressed"]
+    assert "the noise of earlier checks is not known: the history: database is locked" in report.cells[0].notes
+    monkeypatch.undo()
+    assert len(history.sessions()) == 3
 
 
 def test_a_folder_of_the_name_of_a_baseline_does_not_hide_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

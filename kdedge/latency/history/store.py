@@ -242,4 +242,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _first_line(error: BaseException) -> str:
-    return hidden(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__))
+    text = str(error)
+    if "database is locked" in text:
+        return f"another process has kept it locked for {PATIENCE:g} s: try again when that has ended, or do without (--history none)"
+    return hidden(next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__))

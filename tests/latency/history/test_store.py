@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from kdedge.errors import WorkspaceError
 sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("alembic")
 
+from kdedge.latency.history import store  # noqa: E402
 from kdedge.latency.history.records import SeriesKey, environment_key  # noqa: E402
 from kdedge.latency.history.store import History, open_history, url_of  # noqa: E402
 from kdedge.latency.history.tables import metadata  # noqa: E402
@@ -167,6 +170,19 @@ def test_what_is_no_database_is_named_with_its_reason(tmp_path: Path) -> None:
         open_history(str(tmp_path / "text" / "below"))
     with pytest.raises(WorkspaceError, match=r"cannot lie in `mysql` \(allowed: sqlite, postgresql\)"):
         open_history("mysql://somebody@host/name")
+
+
+def test_a_file_that_another_process_holds_says_so_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PATIENCE", 0.2)
+    history = open_history(str(tmp_path / "history.sqlite"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        told = r"another process has kept it locked for 0.2 s: try again when that has ended, or do without \(--history none\)"
+        for ask in (history.sessions, lambda: open_history(str(tmp_path / "history.sqlite"))):
+            with pytest.raises(WorkspaceError, match=told):
+                ask()
+    assert history.sessions() == ()
+    history.close()
 
 
 def test_a_password_is_never_shown() -> None:
