@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kdedge.artifact import ImportPath
+from kdedge import progress
+from kdedge.artifact import ImportPath, PreparedData, TeacherFiles, TextEncoder
 from kdedge.checks import check_recipe
 from kdedge.data.held_out import hold_out
 from kdedge.distill.candidates import space_around
+from kdedge.distill.room import refused, why_not_kept
 from kdedge.distill.spec import wanted_of_all
-from kdedge.distill.tuning import HELD_OUT, VIEWS, Search, Tuning, about, for_trials, is_remembered
+from kdedge.distill.tuning import HELD_OUT, VIEWS, Search, Tuning, about, for_trials
 from kdedge.errors import RecipeError
-from kdedge.recipe import Recipe
+from kdedge.recipe import CacheSection, Recipe
 from kdedge.report.tuning import publish_tuning
 from kdedge.training import ask_once, course_of, obtain_teacher, prepare_data, teacher_specs
 from kdedge.workspace import Workspace, explained
@@ -43,7 +45,7 @@ def tune(
     data = replace(data, splits={"train": rest})
     epochs = epochs or section.epochs
     wanted = tuple(dict.fromkeys(("logits", *wanted_of_all(lesson.training.terms))))
-    remembered = is_remembered(wanted, section.cache)
+    remembered = _is_remembered(teacher, wanted, data, section.cache, workspace)
     training = for_trials(lesson.training, epochs, views=section.views or min(epochs, VIEWS) if remembered else section.views)
     views = min(training.section.views or epochs, epochs) if remembered else 0
     kept = ask_once(teacher, wanted, data, training.shown(recipe.seed), views, section.cache, workspace) if views else ()
@@ -53,3 +55,17 @@ def tune(
     tuning: Tuning = search(what, storage or f"sqlite:///{workspace.root / 'tune' / 'trials.db'}")
     with workspace.alone(f"runs-{recipe.name}"), explained(workspace.root, "lay out what was found"):
         return publish_tuning(tuning, recipe, source, workspace.root / "runs" / recipe.name)
+
+
+def _is_remembered(teacher: TeacherFiles, wanted: tuple[str, ...], data: PreparedData, cache: CacheSection, workspace: Workspace) -> bool:
+    """Whether what the teacher says is kept for all trials: unless the recipe forbids it, or it cannot be kept. No time is measured, so that all
+    who share a search come to the same answer."""
+    if cache.use == "never":
+        return False
+    encoders = [member.encoder for member in teacher.members]
+    reason = why_not_kept(wanted, encoders)
+    if not reason and any(isinstance(encoder, TextEncoder) for encoder in encoders):
+        reason = workspace.stage("kdedge.distill.cache_choice:own_answers", teacher, wanted, data)
+    if reason:
+        progress.message(f"the teacher is asked in every step of every trial: {refused(reason, cache).reason}")
+    return not reason

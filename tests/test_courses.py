@@ -17,7 +17,7 @@ from kdedge.api import run
 from kdedge.artifact import ModelFiles, TeacherFiles
 from kdedge.distill import trainer
 from kdedge.distill.ensemble import Teacher
-from kdedge.errors import DataError
+from kdedge.errors import DataError, RecipeError
 from kdedge.report.result import RunResult
 from kdedge.trained import TrainedLesson
 
@@ -152,6 +152,16 @@ def test_what_cannot_be_mixed_is_refused_before_a_teacher_is_trained(tmp_path: P
         Image.new("RGB", (side, side)).save(tmp_path / "photos" / f"{side}.png")
     with pytest.raises(DataError, match=r"distill\.mixup: .* data\.unlabelled holds images of several sizes"):
         made(recipe)
+    assert not list((tmp_path / "workspace" / "stages").glob("teacher.obtain-*"))
+
+
+def test_layers_of_several_teachers_are_refused_before_one_is_trained(tmp_path: Path) -> None:
+    def several(content: small_recipes.Plain) -> None:
+        content["teacher"] = [content["teacher"], content["teacher"]]
+        content["distill"]["losses"] = [{"ce": 1.0}, {"at": 1000.0, "layers": ["stages.0"]}]
+
+    with pytest.raises(RecipeError, match=r"distill\.losses\[1\]: `at` looks at layers of the teacher, and several teachers show none"):
+        made(small_recipes.write(tmp_path, several))
     assert not list((tmp_path / "workspace" / "stages").glob("teacher.obtain-*"))
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdedge.artifact import Encoder, PreparedData, TeacherFiles, TextEncoder
+from kdedge.artifact import Encoder, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.data.examples import Examples
@@ -27,6 +27,7 @@ from kdedge.distill.answers import Answers, AnswerWriter
 from kdedge.distill.batches import Batch, ahead, augmented
 from kdedge.distill.ensemble import Teacher
 from kdedge.distill.fingerprint import fingerprint, sha256
+from kdedge.distill.room import why_not_kept
 from kdedge.distill.seeding import reproducible
 from kdedge.distill.spec import Shown
 from kdedge.distill.step import Placed, place
@@ -74,16 +75,6 @@ def fill(
     cost = {"seconds": time.monotonic() - started, "bytes": sum(path.stat().st_size for path in files.values())}
     (folder / COST).write_text(json.dumps(cost))
     return CachedView(view, data.splits["train"].size, folder / _MANIFEST, tuple(files.values()))
-
-
-def why_not_kept(wanted: Sequence[str], encoders: Sequence[Encoder]) -> str:
-    """Why these answers cannot be kept for each example, or ""."""
-    if maps := [what.partition(":")[2] for what in wanted if what.startswith("feature:")]:
-        return f"a loss compares whole feature maps ({', '.join(maps)}), which are too large to keep"
-    layers = [what.partition(":")[2] for what in wanted if ":" in what]
-    if layers and any(isinstance(encoder, TextEncoder) for encoder in encoders):
-        return f"what its layers give for a text ({', '.join(layers)}) depends on how long the other texts of the batch are"
-    return ""
 
 
 def _ask(

@@ -18,12 +18,11 @@ from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.distill.answers import Answers, AnswerWriter
 from kdedge.distill.batches import Batch, ahead
-from kdedge.distill.cache import CHUNK, answers_about, chunks, why_not_kept
+from kdedge.distill.cache import CHUNK, answers_about, chunks
 from kdedge.distill.ensemble import Teacher
-from kdedge.distill.room import decided
+from kdedge.distill.room import decided, refused, why_not_kept
 from kdedge.distill.seeding import reproducible
 from kdedge.distill.spec import TrainingSpec, wanted_of_all
-from kdedge.errors import RecipeError
 from kdedge.recipe import CacheSection
 from kdedge.trained import CacheChoice
 
@@ -58,8 +57,8 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
         return already
     assert views is not None
     if reason := why_not_kept(wanted, [member.encoder for member in teacher.members]):
-        return _refused(reason, cache)
-    asked = _asked_epochs(training)
+        return refused(reason, cache)
+    asked = asked_epochs(training)
     if cache.use == "auto" and views >= asked:
         return CacheChoice(
             False, f"each of the {views} views is asked about in one epoch at most ({asked} of {section.epochs} epochs ask the teacher)"
@@ -69,7 +68,7 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
     guide.move(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with reproducible():
         if reason := _depends_on_padding(guide, wanted, data):
-            return _refused(reason, cache)
+            return refused(reason, cache)
         teacher_seconds, answers = _time_asking(guide, wanted, training, data)
         read_seconds, row_bytes = _time_reading(answers, cache.top_k, len(data.classes), section.batch_size, folder)
     size = data.splits["train"].size
@@ -80,13 +79,20 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
     return CacheChoice(use, reason, teacher_seconds * 1e3, read_seconds * 1e3, size * row_bytes, asked)
 
 
-def _refused(reason: str, cache: CacheSection) -> CacheChoice:
-    if cache.use == "always":
-        raise RecipeError(f"distill.cache.use: `always`, and the teacher's answers cannot be kept: {reason}; set it to `auto` or `never`")
-    return CacheChoice(False, reason)
+def own_answers(teacher: TeacherFiles, wanted: tuple[str, ...], data: PreparedData, *, folder: Path) -> str:
+    """Stage: why what the teacher says about an example is not that example's own, so that it cannot be kept; empty where it can.
+
+    Raises:
+        TrainingError: the teacher does not fit the data, or answers what is no number.
+        ModelError: the teacher cannot be run.
+    """
+    guide = Teacher(teacher, data.task.load().logits, wanted)
+    guide.check(data)
+    with reproducible():
+        return _depends_on_padding(guide, wanted, data)
 
 
-def _asked_epochs(training: TrainingSpec) -> int:
+def asked_epochs(training: TrainingSpec) -> int:
     """In how many epochs a loss that compares with the teacher counts at all."""
     epochs, terms = training.section.epochs, [term for term in training.terms if term.needs_teacher]
     moments = [[(epoch + part / _MOMENTS) / epochs for part in range(_MOMENTS)] for epoch in range(epochs)]
@@ -100,11 +106,13 @@ def _depends_on_padding(guide: Teacher, wanted: tuple[str, ...], data: PreparedD
     if not texts:
         return ""
     examples = open_examples(data.splits["train"])
-    samples = np.arange(min(_TEXTS, len(examples)), dtype=np.int64)
+    # The shortest ones: no model takes more than its longest text, so that only these have room for padding.
+    order = np.argsort(examples.sizes, kind="stable") if examples.sizes is not None else np.arange(len(examples))
+    samples = order[:_TEXTS].astype(np.int64)
     raw = examples.raw(samples)
     found = []
     for more in (0, _MORE):
-        inputs = tuple(encode(encoder, raw, _longest(encoder, raw) + more) if encoder in texts else encode(encoder, raw) for encoder in encoders)
+        inputs = tuple(encode(encoder, raw, _longest(encoder, raw, more) if encoder in texts else None) for encoder in encoders)
         found.append(answers_about(Batch(inputs, np.zeros(len(samples), np.int64), samples), guide, wanted))
     for name, plain in found[0].items():
         padded = found[1][name]
@@ -113,8 +121,8 @@ def _depends_on_padding(guide: Teacher, wanted: tuple[str, ...], data: PreparedD
     return ""
 
 
-def _longest(encoder: TextEncoder, raw: Any) -> int:
-    return int(encode(encoder, raw)[encoder.input_names[0]].shape[1])
+def _longest(encoder: TextEncoder, raw: Any, more: int) -> int:
+    return min(int(encode(encoder, raw)[encoder.input_names[0]].shape[1]) + more, encoder.max_length)
 
 
 def _time_asking(guide: Teacher, wanted: tuple[str, ...], training: TrainingSpec, data: PreparedData) -> tuple[float, Mapping[str, npt.NDArray[Any]]]:

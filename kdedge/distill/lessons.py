@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdedge.distill.spec import LABELS, TermSpec, TrainingSpec
+from kdedge.distill.spec import LABELS, TermSpec, TrainingSpec, wanted_of
 from kdedge.distill.terms import terms_of
 from kdedge.errors import RecipeError
 from kdedge.models.spec import ModelSpec
-from kdedge.recipe import DistillSection, StageSection
+from kdedge.recipe import DistillSection, StageSection, TeacherSection
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,22 @@ def check_lessons(section: DistillSection, *, has_teacher: bool, has_unlabelled:
         raise RecipeError("data.unlabelled: nothing learns from these examples: set distill.learn_from (or that of a stage) to unlabelled")
 
 
+def check_inside(section: DistillSection, teachers: Sequence[TeacherSection]) -> None:
+    """That no loss looks inside a teacher which shows no layers: said before such a teacher is trained.
+
+    Raises:
+        RecipeError: it is an ensemble, or an ONNX file.
+    """
+    kind = "several teachers" if len(teachers) > 1 else "an ONNX file" if any(teacher.kind == "onnx" for teacher in teachers) else ""
+    for number, stage in enumerate(section.stages or (None,)):
+        for place, term in enumerate(_declared(section, stage, number, taught=True)):
+            if kind and _looks_inside(term):
+                raise RecipeError(
+                    f"{_key_of(stage, number, 'losses')}[{place}]: `{term.name}` looks at layers of the teacher, and {kind} show"
+                    f"{'s' if kind == 'an ONNX file' else ''} none: take it out, or name one teacher of PyTorch"
+                )
+
+
 def splits_mixed(section: DistillSection) -> tuple[str, ...]:
     """The splits whose examples are mixed in pairs in some stage."""
     seen = [_seen_by(section, stage) for stage in section.stages or (None,)]
@@ -102,6 +118,12 @@ def _check(section: DistillSection, has_teacher: bool) -> None:
         raise RecipeError(
             f"distill.peers: `{looks_at_peers[0]}` compares a student with its peers, and there is none: name models to learn beside it"
         )
+    inside = [term.name for term in terms if _looks_inside(term)]
+    if inside and section.generations is not None and section.generations.teacher == "average" and section.generations.count > 2:
+        raise RecipeError(
+            f"distill.generations.teacher: `{inside[0]}` looks at layers of the teacher, and the average of several generations shows none: take it "
+            "out, or say `teacher: last`"
+        )
     if section.peers and section.assistants:
         raise RecipeError("distill.peers: peers learn beside the student, and a chain of assistants has several students: choose one of both")
     if section.assistants and not has_teacher:
@@ -110,6 +132,10 @@ def _check(section: DistillSection, has_teacher: bool) -> None:
         raise RecipeError(
             "distill.generations: born-again students are all of one kind; a chain of assistants ends in one student: choose one of both"
         )
+
+
+def _looks_inside(term: TermSpec) -> bool:
+    return any(":" in what for what in wanted_of(term))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from kdedge.artifact import Encoder, TextEncoder
 from kdedge.errors import RecipeError
 from kdedge.recipe import CacheSection
 from kdedge.trained import CacheChoice
@@ -16,6 +18,27 @@ def decided(views: int | None, cache: CacheSection) -> CacheChoice | None:
     if views is None:
         return CacheChoice(False, "without `views: N` every epoch shows examples that the teacher has not seen")
     return None
+
+
+def why_not_kept(wanted: Sequence[str], encoders: Sequence[Encoder]) -> str:
+    """Why these answers (outputs by name, `FORM:LAYER`) of teachers with these encoders cannot be kept for each example, or ""."""
+    if maps := [what.partition(":")[2] for what in wanted if what.startswith("feature:")]:
+        return f"a loss compares whole feature maps ({', '.join(maps)}), which are too large to keep"
+    layers = [what.partition(":")[2] for what in wanted if ":" in what]
+    if layers and any(isinstance(encoder, TextEncoder) for encoder in encoders):
+        return f"what its layers give for a text ({', '.join(layers)}) depends on how long the other texts of the batch are"
+    return ""
+
+
+def refused(reason: str, cache: CacheSection) -> CacheChoice:
+    """The choice not to keep what cannot be kept for this `reason`.
+
+    Raises:
+        RecipeError: the recipe says to keep it always.
+    """
+    if cache.use == "always":
+        raise RecipeError(f"distill.cache.use: `always`, and the teacher's answers cannot be kept: {reason}; set it to `auto` or `never`")
+    return CacheChoice(False, reason)
 
 
 def within_limit(choice: CacheChoice, views: int, cache: CacheSection) -> CacheChoice:

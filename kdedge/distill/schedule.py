@@ -67,7 +67,7 @@ def is_number(value: Any) -> bool:
 
 
 def read_schedule(value: Any, key: str) -> Schedule:
-    """A number, or a mapping from fractions of the run to numbers, such as {0: 0.0, 0.2: 9.0}.
+    """A number, or a mapping from fractions of the run to numbers, such as {"0": 0.0, "0.2": 9.0} (keys of a recipe are texts).
 
     Raises:
         RecipeError: anything else; `key` is the recipe's.
@@ -75,7 +75,7 @@ def read_schedule(value: Any, key: str) -> Schedule:
     if is_number(value):
         return Schedule(((0.0, float(value)),))
     if not isinstance(value, Mapping) or not value:
-        raise RecipeError(f"{key}: must be a number, or numbers by the fraction of the run such as {{0: 0.0, 0.2: 9.0}}, not {value!r}")
+        raise RecipeError(f'{key}: must be a number, or numbers by the fraction of the run such as {{"0": 0.0, "0.2": 9.0}}, not {value!r}')
     points: dict[float, float] = {}
     for place, number in value.items():
         fraction = _fraction(place, key)

@@ -36,7 +36,7 @@ def training_spec(
 def terms_of(section: TrainSection, has_teacher: bool, losses: str | None = None) -> tuple[TermSpec, ...]:
     """The terms that `losses` of a section names: `{NAME: weight, parameter: value, ...}`, NAME from `LOSSES` or `module:function`.
 
-    A weight or a number among the parameters may change over the run (`{0: 0.0, 0.2: 9.0}`); `temperature: learned` is trained against the
+    A weight or a number among the parameters may change over the run (`{"0": 0.0, "0.2": 9.0}`); `temperature: learned` is trained against the
     student; `layers` names the layers that the loss looks at; `start` and `stop` are the fractions of the run between which it counts.
 
     Raises:

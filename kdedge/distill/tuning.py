@@ -112,11 +112,6 @@ def for_trials(training: TrainingSpec, epochs: int, *, views: int | None) -> Tra
     return replace(training, section=training.section.model_copy(update=changes), snapshots=False)
 
 
-def is_remembered(wanted: tuple[str, ...], cache: CacheSection) -> bool:
-    """Whether what the teacher says is kept for all trials: unless the recipe forbids it or it is too large."""
-    return cache.use != "never" and not any(what.startswith("feature:") for what in wanted)
-
-
 def about(search: Search, teacher: tuple[TeacherSpec, ...], file_digest: Callable[[Path], str]) -> dict[str, str]:
     """Digests of what the figures of trials depend on: another one begins another search.
 

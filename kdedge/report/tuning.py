@@ -47,7 +47,7 @@ def comment(tuning: Tuning, recipe: Recipe, source: Path | None) -> list[str]:
     assert tuning.best is not None
     lines = [
         f"distill.losses were found by kdedge tune{f' from {source.name}' if source is not None else ''}: trial {tuning.best.number} of "
-        f"{len(tuning.trials)} ({tuning.count('pruned')} given up early), {tuning.epochs} epochs each, "
+        f"{len(tuning.trials)} ({tuning.count('pruned')} given up early), {tuning.epochs} epoch{'s' if tuning.epochs > 1 else ''} each, "
         f"{tuning.metric} {interval(tuning.best_score)} on {tuning.held_out} training examples held out. Test data was not looked at.",
         _sentence(conclusion(tuning)),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_recipes import kdedge, refused, run, write
+from small_recipes import Plain, kdedge, refused, run, write, write_texts
 
 from kdedge.distill import tune as tune_module
 from kdedge.recipe_file import load_recipe
@@ -43,6 +43,7 @@ def test_a_second_search_finds_the_trials_done_and_the_tuned_recipe_runs(recipe:
     again = last(run(recipe, *OPTIONS, "--json", command="tune").out)
     assert again["trials"]["added"] == 0
     assert again["best"] == first["best"]
+    assert ", 1 epoch each, " in " ".join((folder / "tuned.yaml").read_text().replace("#", " ").split())
     tuned = load_recipe(folder / "tuned.yaml")
     assert tuned.distill is not None
     assert list(tuned.distill.losses) == first["best"]["losses"]
@@ -107,6 +108,28 @@ def test_two_processes_share_one_file(recipe: Path) -> None:
     assert sum(each["trials"]["added"] for each in found) == 4
     assert max(sum(each["trials"][name] for name in ("complete", "pruned")) for each in found) == 4
     assert {each["study"] for each in found} == {found[0]["study"]}
+
+
+def with_a_layer_term(content: Plain) -> None:
+    content["distill"]["losses"] = [{"ce": 1.0}, {"kd": 1.0}, {"rkd": 1.0, "layers": ["layers.0"]}]
+
+
+def test_what_cannot_be_kept_of_a_teacher_of_texts_is_asked_in_every_trial(tmp_path: Path) -> None:
+    recipe = write_texts(tmp_path, with_a_layer_term)
+    ended = run(recipe, "--trials", 1, "--epochs", 2, "--json", command="tune")
+    assert ended.code == 0, ended.err
+    assert "the teacher is asked in every step of every trial: what its layers give for a text (layers.0)" in " ".join(ended.err.split())
+    found = last(ended.out)
+    assert (found["trials"]["complete"], found["views"]) == (1, None)
+    always = ("--set", "distill.cache.use=always", "--set", "distill.views=2")
+    refused(run(recipe, "--trials", 1, *always, command="tune"), "distill.cache.use: `always`, and the teacher's answers cannot be kept")
+
+
+def test_answers_of_a_teacher_that_reads_the_mask_are_kept_for_all_trials(tmp_path: Path) -> None:
+    ended = run(write_texts(tmp_path), "--trials", 1, "--epochs", 2, "--json", command="tune")
+    assert ended.code == 0, ended.err
+    assert "cache.fill view 2/2" in ended.err
+    assert last(ended.out)["views"] == 2
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.distill.batches import Batches, Plan
 from kdedge.distill.cache import Remembered, fill
-from kdedge.distill.cache_choice import choose
+from kdedge.distill.cache_choice import choose, own_answers
 from kdedge.distill.ensemble import Teacher
 from kdedge.distill.lessons import lessons
 from kdedge.distill.room import within_limit
@@ -183,6 +183,19 @@ def test_a_teacher_that_sees_the_padding_is_asked_anew(texts: PreparedData, tmp_
         False,
         "what the teacher says about a text (`logits`) depends on how long the other texts of the batch are",
     )
+    assert own_answers(files(model, tmp_path / "again"), ("logits",), texts, folder=tmp_path) == found.reason
+    assert own_answers(files(transformer(texts), tmp_path / "masked"), ("logits",), texts, folder=tmp_path) == ""
+
+
+def test_a_teacher_is_asked_about_no_longer_text_than_it_takes(tmp_path: Path) -> None:
+    # The first sentences fill all eight places; the others leave room.
+    lines = ["sentence\tlabel", *(f"{' '.join(['film'] * (20 if number < 30 else 2))}\t{number % 2}" for number in range(60))]
+    (tmp_path / "made.tsv").write_text("\n".join(lines) + "\n")
+    source = f"tsv:{tmp_path / 'made.tsv'}"
+    section = DataSection(train=source, test=source, max_length=8, tokenizer=TokenizerSection(vocabulary=64))
+    data: PreparedData = ImportPath("kdedge.tasks.text_classification:TASK").load().prepare(section, 0, made(tmp_path / "data"))
+    teacher = files(transformer(data), tmp_path / "teacher")
+    assert chosen(teacher, training(model=transformer(data)), data, tmp_path / "choice").view_bytes > 0
 
 
 def test_layers_of_a_text_teacher_are_not_kept(texts: PreparedData, tmp_path: Path) -> None:

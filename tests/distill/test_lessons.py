@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from distill_world import spec
 
-from kdedge.distill.lessons import Lesson, check_lessons, lessons, splits_mixed
+from kdedge.distill.lessons import Lesson, check_inside, check_lessons, lessons, splits_mixed
 from kdedge.distill.terms import training_spec
 from kdedge.errors import RecipeError
-from kdedge.recipe import DistillSection, TrainSection
+from kdedge.recipe import DistillSection, TeacherSection, TrainSection
 
 CE, KD = {"ce": 1.0}, {"kd": 1.0}
 MUTUAL = {"mutual": 1.0}
+AT = {"at": 1000.0, "layers": ["conv"]}
 CNN = {"model": "kdedge:cnn"}
 
 
@@ -105,6 +106,10 @@ def test_the_splits_that_are_mixed_are_those_of_the_stages_that_mix() -> None:
         ),
         ({"losses": [KD], "stages": [{}, {"losses": [CE], "mixup": True}]}, "distill.stages[1].losses[0]: `ce` looks at labels"),
         ({"losses": [CE], "stages": [{"learn_from": "unlabelled"}]}, "distill.losses[0]: `ce` looks at labels"),
+        (
+            {"losses": [CE, AT], "generations": {"count": 3, "teacher": "average"}},
+            "distill.generations.teacher: `at` looks at layers of the teacher, and the average of several generations shows none",
+        ),
         ({"losses": [CE], "stages": [{"losses": [{"kx": 1}]}]}, "distill.stages[0].losses[0].kx: unknown loss"),
     ],
 )
@@ -114,6 +119,24 @@ def test_strategies_that_do_not_go_together_are_refused_by_their_key(section: di
         with pytest.raises(RecipeError) as refused:
             check()
         assert str(refused.value).startswith(sentence)
+
+
+def test_layers_of_one_generation_can_be_looked_at() -> None:
+    for generations in ({"count": 2, "teacher": "average"}, {"count": 3, "teacher": "last"}):
+        assert course(losses=[CE, AT], generations=generations)
+
+
+def test_layers_of_a_teacher_that_shows_none_are_refused_by_the_key_of_the_loss() -> None:
+    one = TeacherSection.model_validate({**CNN, "train": {"epochs": 1}})
+    graph = TeacherSection.model_validate({"model": "onnx:teacher.onnx"})
+    stages = DistillSection.model_validate({"losses": [CE], "stages": [{}, {"losses": [KD, AT]}]})
+    for teachers, kind in (((one, one), "several teachers show none"), ((graph,), "an ONNX file shows none")):
+        with pytest.raises(RecipeError, match=rf"^distill\.stages\[1\]\.losses\[1\]: `at` looks at layers of the teacher, and {kind}"):
+            check_inside(stages, teachers)
+        check_inside(DistillSection.model_validate({"losses": [CE, KD]}), teachers)
+    check_inside(stages, (one,))
+    # Exits look at the student's own layers.
+    check_inside(DistillSection.model_validate({"losses": [CE, {"byot": 1.0, "layers": ["a", "b"]}]}), (graph,))
 
 
 def test_unlabelled_examples_and_a_stage_that_learns_from_them_need_each_other() -> None:

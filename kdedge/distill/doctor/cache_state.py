@@ -10,29 +10,40 @@ from kdedge.distill.doctor import Finding
 
 About = Mapping[str, str]
 
+# Views that are advised at most: enough augmentation for short runs (docs/distillation.md).
+_USUAL_VIEWS = 5
+
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What a training run will ask for: `views` (None: every epoch has new ones), whether the recipe allows a cache (`use`), and what answers
-    about each of its views are about (`kdedge.distill.fingerprint`)."""
+    """What a training run will ask for: `views` (None: every epoch has new ones), whether the recipe allows a cache (`use`), what answers about
+    each of its views are about (`kdedge.distill.fingerprint`), in how many `epochs` a loss asks the teacher, and why what it says cannot be kept
+    (`unkept`; empty where it can)."""
 
     views: int | None
     use: str
     expected: Mapping[int, About]
     epochs: int
+    unkept: str = ""
 
 
 def cache_state(plan: CachePlan, kept: Sequence[About], read: Sequence[int]) -> Finding:
     """`kept`: what each cached view in the workspace is about; `read`: the views that the next run would read and not ask for again."""
     if plan.use == "never":
         return Finding("ok", "cache", "distill.cache.use is `never`: the teacher is asked in every step")
+    if plan.unkept:
+        return Finding("ok", "cache", f"the teacher is asked in every step: {plan.unkept}")
+    if plan.epochs < 2:
+        return Finding("ok", "cache", "the teacher is asked in one epoch at most, so there is nothing to keep")
     if plan.views is None:
         return Finding(
             "note",
             "cache",
             "without `views` every epoch shows new augmented examples, and the teacher is asked about each of them in every epoch",
-            f"set distill.views: {min(5, plan.epochs)} to pay for its answers once",
+            f"set distill.views: {min(_USUAL_VIEWS, plan.epochs // 2)} to pay for its answers once",
         )
+    if plan.use == "auto" and plan.views >= plan.epochs:
+        return Finding("ok", "cache", f"each of the {plan.views} views is asked about in one epoch at most, so nothing is kept")
     whole = len(plan.expected)
     figures = {"views": plan.views, "needed": whole, "fresh": sorted(read), "kept": len(kept)}
     stale = Counter(_difference(about, plan.expected) for about in kept)

@@ -18,6 +18,7 @@ from kdedge import progress
 from kdedge.artifact import PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
+from kdedge.distill.cache_choice import asked_epochs
 from kdedge.distill.doctor import Diagnosis, Finding, Layer, by_urgency
 from kdedge.distill.doctor.cache_state import CachePlan, cache_state
 from kdedge.distill.doctor.case import Case
@@ -34,6 +35,7 @@ from kdedge.distill.doctor.trials import remedy, trials
 from kdedge.distill.ensemble import Teacher
 from kdedge.distill.fingerprint import fingerprint
 from kdedge.distill.lessons import Lesson
+from kdedge.distill.room import why_not_kept
 from kdedge.distill.seeding import derived, reproducible, seed_everything
 from kdedge.distill.spec import Shown, wanted_of_all
 from kdedge.errors import KdedgeError
@@ -73,12 +75,13 @@ class _Room:
         yield from self._teacher()
         yield from _attempted("student", self._student)
         seen: set[str] = set()
-        for lesson in case.lessons:
-            # Generations repeat one lesson with other seeds; one of them says it all.
-            kind = repr((lesson.model, lesson.training.terms, bool(lesson.taught_by), lesson.learn_from))
+        for place, lesson in enumerate(case.lessons):
+            goes_on = any(later.continues for later in case.lessons[place + 1 : place + 2])
+            # Generations repeat one lesson with other seeds; one that is taught by one net and one that is taught by several say it all.
+            kind = repr((lesson.model, lesson.training.terms, min(len(lesson.taught_by or ()), 2), lesson.learn_from, goes_on))
             if kind not in seen:
                 seen.add(kind)
-                yield from self._lesson(lesson)
+                yield from self._lesson(lesson, goes_on)
 
     # ---- the teacher
 
@@ -159,11 +162,11 @@ class _Room:
 
     # ---- the lessons
 
-    def _lesson(self, lesson: Lesson) -> Iterator[Finding]:
-        found = list(_attempted("first step", lambda: self._first_step(lesson)))
+    def _lesson(self, lesson: Lesson, goes_on: bool) -> Iterator[Finding]:
+        found = list(_attempted("first step", lambda: self._first_step(lesson, goes_on)))
         yield from (replace(each, check=f"{each.check} ({lesson.label})") for each in found) if lesson.label else found
 
-    def _first_step(self, lesson: Lesson) -> Iterator[Finding]:
+    def _first_step(self, lesson: Lesson, goes_on: bool) -> Iterator[Finding]:
         case, training = self.case, lesson.training
         wanted = wanted_of_all(training.terms)
         if wanted and lesson.taught_by == () and case.refused:
@@ -175,7 +178,7 @@ class _Room:
         step = FirstStep(lesson.model, training, data, guide, case.seed)
         if any(term.layers for term in training.terms):
             yield from _attempted("layers", lambda: [layer_pairs(step.pairs(), self._shapes(lesson, files))])
-        yield from _attempted("gradients", lambda: [gradient_flow(step.flows())])
+        yield from _attempted("gradients", lambda: [gradient_flow(step.flows(), goes_on=goes_on)])
         if guide is not None:
             yield from _attempted("teacher mode", lambda: [teacher_steadiness(step.steadiness())])
         if not known and lesson.taught_by:
@@ -217,7 +220,9 @@ class _Room:
         section, shown = lesson.training.section, lesson.training.shown(self.case.seed)
         cache: CacheSection = getattr(section, "cache", CacheSection())
         views = range(min(section.views or 0, section.epochs))
-        plan = CachePlan(section.views, cache.use, {view: fingerprint(files, wanted, data, shown, view) for view in views}, section.epochs)
+        expected = {view: fingerprint(files, wanted, data, shown, view) for view in views}
+        unkept = why_not_kept(wanted, [member.encoder for member in files.members])
+        plan = CachePlan(section.views, cache.use, expected, asked_epochs(lesson.training), unkept)
         fill = "kdedge.distill.cache:fill"
         read = [view for view in views if self.workspace.kept(fill, files, wanted, data, shown, view, cache.top_k) is not None]
         return cache_state(plan, list(_kept_answers(self.workspace.root)), read)

@@ -18,8 +18,9 @@ class Flow:
     without: tuple[str, ...] = ()
 
 
-def gradient_flow(flows: Sequence[Flow]) -> Finding:
-    """The student, its peers and the trained parts of the losses."""
+def gradient_flow(flows: Sequence[Flow], *, goes_on: bool = False) -> Finding:
+    """The student, its peers and the trained parts of the losses. `goes_on`: another stage trains the same student further, so that this one
+    need not reach all of it (hints reach the layers below the hint alone)."""
     figures = {flow.whose: {"parameters": len(flow.parameters), "frozen": list(flow.frozen), "without": list(flow.without)} for flow in flows}
     dead = [flow for flow in flows if len(flow.without) + len(flow.frozen) == len(flow.parameters)]
     if dead:
@@ -28,6 +29,9 @@ def gradient_flow(flows: Sequence[Flow]) -> Finding:
             "error", "gradients", f"no gradient reaches any parameter of {names}", "every parameter is frozen or unused by the losses", figures
         )
     missed = [f"{len(flow.without)} of {len(flow.parameters)} tensors of {flow.whose} ({_some(flow.without)})" for flow in flows if flow.without]
+    if missed and goes_on:
+        said = f"in this stage no gradient reaches {'; '.join(missed)}"
+        return Finding("note", "gradients", said, "fine where a later stage trains them", figures)
     if missed:
         return Finding(
             "warning",

@@ -35,9 +35,10 @@ def entropy(probabilities: Float64) -> float:
 
 
 def standardized(logits: Float64) -> Float64:
-    """Logits of mean 0 and standard deviation 1 in each example (Sun et al., CVPR 2024, eq. 8)."""
-    spread = logits.std(axis=1, keepdims=True)
-    return np.asarray((logits - logits.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-7), np.float64)
+    """Logits of mean 0 and standard deviation 1 in each example, as `kdedge.distill.losses.distributions.standardized` makes them for the loss
+    (unbiased deviation; Sun et al., CVPR 2024)."""
+    spread = logits.std(axis=1, ddof=1, keepdims=True)
+    return np.asarray((logits - logits.mean(axis=1, keepdims=True)) / (spread + 1e-7), np.float64)
 
 
 def sharpness(logits: Float64, terms: Sequence[TermSpec]) -> Finding:

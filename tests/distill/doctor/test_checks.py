@@ -14,10 +14,11 @@ from kdedge.distill.doctor.class_counts import class_balance, class_counts
 from kdedge.distill.doctor.gradient_flow import Flow, Steadiness, gradient_flow, teacher_steadiness
 from kdedge.distill.doctor.image_faults import renormalized
 from kdedge.distill.doctor.label_order import best_order, described, right_when_reordered
-from kdedge.distill.doctor.sharpness import entropy, sharpness, softmax
+from kdedge.distill.doctor.sharpness import entropy, sharpness, softmax, standardized
 from kdedge.distill.doctor.size_of_models import ModelSize, size_of_models
 from kdedge.distill.doctor.teacher_accuracy import NORMALIZE, ORDER, Trial, accuracy, augmented_accuracy, explanation
 from kdedge.distill.doctor.term_balance import TermScale, term_balance
+from kdedge.distill.losses import distributions
 from kdedge.distill.terms import training_spec
 from kdedge.recipe import TrainSection
 
@@ -114,6 +115,14 @@ def test_entropy_of_known_distributions() -> None:
     assert softmax(logits[1:], 2.0)[0, 0] == pytest.approx(math.sqrt(3) / (math.sqrt(3) + 1))
 
 
+def test_standardised_logits_are_those_that_the_loss_compares() -> None:
+    logits = np.array([[3.0, 1.0], [0.0, -4.0]])
+    # The unbiased deviation of two values is their difference over the square root of two, so each lies at 1 / sqrt(2) from their mean.
+    assert standardized(logits) == pytest.approx(np.array([[0.5, -0.5], [0.5, -0.5]]) * math.sqrt(2), rel=1e-6)
+    wide = np.random.RandomState(0).randn(4, 10)
+    assert standardized(wide) == pytest.approx(distributions.standardized(torch.tensor(wide)).numpy(), rel=1e-9)
+
+
 def test_a_near_one_hot_teacher_is_noted_and_a_temperature_at_which_it_says_nothing_is_a_warning() -> None:
     sharp = np.eye(10)[np.arange(20) % 10] * 12.0
     cold = training_spec(TrainSection(losses=({"kd": 1.0, "temperature": 1.0},)), has_teacher=True, augment=()).terms
@@ -153,6 +162,12 @@ def test_gradients_that_do_not_arrive_are_told() -> None:
     assert gradient_flow([Flow("the student", ("a", "b"), frozen=("a",), without=("b",))]).level == "error"
 
 
+def test_what_a_later_stage_trains_need_get_no_gradient_in_this_one() -> None:
+    hints = gradient_flow([Flow("the student", ("a", "b"), without=("b",))], goes_on=True)
+    assert (hints.level, hints.advice) == ("note", "fine where a later stage trains them")
+    assert gradient_flow([Flow("the student", ("a", "b"), without=("a", "b"))], goes_on=True).level == "error"
+
+
 def test_a_teacher_that_is_not_steady_is_told() -> None:
     assert teacher_steadiness(STEADY).level == "ok"
     for change, level in (({"repeats": False}, "error"), ({"unchanged": False}, "error"), ({"gradient": True}, "error"), ({"alone": 0.5}, "warning")):
@@ -169,5 +184,23 @@ def test_what_is_stale_in_the_cache_is_named() -> None:
     stale = cache_state(plan, [about(), about(teacher="other"), about(view="1", teacher="other")], [0])
     assert stale.level == "note"
     assert "2 kept are of no use here: another teacher" in stale.message
-    assert cache_state(CachePlan(None, "auto", {}, 4), [], []).level == "note"
     assert cache_state(CachePlan(None, "never", {}, 4), [], []).level == "ok"
+
+
+@pytest.mark.parametrize(("epochs", "views"), [(30, 5), (4, 2), (2, 1)])
+def test_fewer_views_than_half_the_epochs_are_advised_where_each_epoch_asks_anew(epochs: int, views: int) -> None:
+    found = cache_state(CachePlan(None, "auto", {}, epochs), [], [])
+    assert (found.level, found.advice) == ("note", f"set distill.views: {views} to pay for its answers once")
+
+
+def test_no_cache_is_advised_or_told_where_none_will_be_kept() -> None:
+    once = cache_state(CachePlan(None, "auto", {}, 1), [], [])
+    assert (once.level, once.advice) == ("ok", "")
+    # As many views as epochs: `auto` keeps none of them, `always` does.
+    full = {0: {"view": "0"}, 1: {"view": "1"}}
+    assert "asked about in one epoch at most" in cache_state(CachePlan(2, "auto", full, 2), [], []).message
+    assert cache_state(CachePlan(2, "always", full, 2), [], []).message == "2 views will be asked for, none is kept yet"
+    for views in (None, 2):
+        maps = cache_state(CachePlan(views, "auto", full, 9, "whole feature maps are too large to keep"), [], [])
+        assert (maps.level, maps.advice) == ("ok", "")
+        assert maps.message == "the teacher is asked in every step: whole feature maps are too large to keep"

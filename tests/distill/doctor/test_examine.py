@@ -182,6 +182,19 @@ def test_layers_are_listed_and_pairs_checked(world: tuple[PreparedData, ModelFil
     assert (layers.level, layers.figures["fitnet"]["trained_parameters"]) == ("ok", 4 * 16 + 16)
 
 
+def test_a_stage_of_hints_before_soft_targets_is_no_fault(world: tuple[PreparedData, ModelFiles], tmp_path: Path) -> None:
+    hints = Lesson("stage 1", spec(dropout=0.0), training({"fitnet": 1.0, "layers": ["conv"]}, teacher=True, views=2))
+    soft = Lesson("stage 2", spec(dropout=0.0), training(*LOSSES, teacher=True, views=2), continues=True)
+    whole = diagnosis(*world, tmp_path, lessons=(hints, soft))
+    assert urgent(whole) == {}
+    said = {each.check: each for each in whole.findings}
+    assert "in this stage no gradient reaches" in said["gradients (stage 1)"].message
+    assert said["gradients (stage 2)"].level == "ok"
+    assert "whole feature maps (conv), which are too large to keep" in said["cache (stage 1)"].message
+    # Where nothing follows, the same is a fault.
+    assert urgent(diagnosis(*world, tmp_path, lessons=(hints,)))["gradients (stage 1)"].level == "warning"
+
+
 def test_a_layer_that_is_not_there_is_an_error(world: tuple[PreparedData, ModelFiles], tmp_path: Path) -> None:
     found = urgent(diagnosis(*world, tmp_path, {"ce": 1.0}, {"at": 1.0, "layers": ["nurm"]}))
     assert any(each.level == "error" and "no layer `nurm`" in each.message for each in found.values())
