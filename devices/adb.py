@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from kdedge import progress
 from kdedge.devices.adb_client import ANSWER_SECONDS, AdbClient, broken, find_adb, last_line, reason_in
 from kdedge.devices.android_identity import ABI_PROPERTY, PROBE, identity_of
 from kdedge.devices.device import Device, DeviceSettings, refuse_others
@@ -152,7 +153,10 @@ class AdbTransport:
         try:
             return action()
         except Disconnected:
-            return action()
+            progress.device_is(progress.RETRYING)
+            done = action()
+            progress.device_is(progress.WORKING)
+            return done
 
     def _do(self, script: str, otherwise: str, timeout: float = ANSWER_SECONDS) -> Completed:
         return self._judge(self.client.shell(script, timeout), otherwise, timeout)

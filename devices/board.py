@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import tempfile
 import threading
 import time
@@ -28,11 +29,11 @@ from kdedge.devices.device import Device, DeviceSettings
 from kdedge.devices.fingerprint import as_set, identity_from_probe
 from kdedge.devices.lease import Lease
 from kdedge.devices.patience import Patience, patiently
-from kdedge.devices.setters import settings_on, undo_left_over
+from kdedge.devices.setters import make_settings, undo_left_over
 from kdedge.devices.store import Store, run_script
 from kdedge.devices.transport import Transport
 from kdedge.devices.worker_archive import worker_archive
-from kdedge.errors import DeviceError, DeviceUnresponsive, Disconnected
+from kdedge.errors import LOST, DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
 from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.supervise import Ended
@@ -44,8 +45,10 @@ SWEEP_SECONDS = 14 * 24 * 3600
 SWEEP_BYTES = 8 << 30
 _SWEEP_LIMIT = 120.0
 _PROBE_LIMIT = 120.0
-# A supervisor that has said something and does not work by then will not.
-_COMPLAINT_SECONDS = 3.0
+# How long a broken connection is waited for when a board is let go: somebody waits for this process to end.
+_FAREWELL_SECONDS = 10.0
+# A supervisor that does not work by then is looked for among the processes there, and again after each such time.
+_SEARCH_SECONDS = 3.0
 
 # Some shells and daemons take no more than 128 KiB in one argument.
 _LONGEST_ARGUMENT = 16_000
@@ -72,6 +75,14 @@ pid=
 for each in "$1"/claim-*; do [ -f "$each" ] && read -r pid _ <"$each"; done
 [ -n "$pid" ] || exit 0
 case "$(tr '\\0' ' ' </proc/"$pid"/cmdline 2>/dev/null)" in *"$2"*) kill -9 "$pid" ;; esac
+exit 0
+"""
+# $1: run id. Says `there` where a supervisor of that run is, also one that has not claimed its job yet. (The word is in two parts, so that this
+# search does not find itself.)
+_SEARCH = """
+for each in /proc/[0-9]*/cmdline; do
+    case "$(tr '\\0' ' ' 2>/dev/null <"$each")" in *" super""vise "*"$1"*) echo there; exit ;; esac
+done
 exit 0
 """
 # $1: the job's folder, $2: its job.json.
@@ -131,8 +142,7 @@ class BoardRunner:
         self._lease = Lease(transport, self._root, identity.name)
         self._one_at_a_time = threading.Lock()
         self._wanted = dict(wanted or {})
-        self._set = contextlib.ExitStack()
-        self._prepared = self._is_lost = False
+        self._prepared = self._is_set = self._is_lost = False
         self._unfinished = ""
         atexit.register(self.close)
 
@@ -165,17 +175,35 @@ class BoardRunner:
     def close(self) -> None:
         """End a job that nobody waits for any more, give the lease back, and let go of the connection."""
         atexit.unregister(self.close)
-        with contextlib.suppress(DeviceError):  # the lease runs out by itself, and keeps others off while its job runs
-            if self._unfinished:
-                self._script(_STOP, [f"{self._root}/jobs/{self._unfinished}", self._unfinished], "a job cannot be stopped")
-            self._put_back()
-            self._lease.give_back()
+        # Each of them, even where another cannot. The lease runs out by itself, and keeps others off while its job runs.
+        for farewell in (self._stop, self._put_back_if_ours, self._lease.give_back):
+            with contextlib.suppress(DeviceError):
+                self._patiently(farewell, _FAREWELL_SECONDS)
         self._transport.close()
 
-    def _put_back(self) -> None:
+    def _stop(self) -> None:
+        if self._unfinished:
+            self._script(_STOP, [f"{self._root}/jobs/{self._unfinished}", self._unfinished], "a job cannot be stopped")
+
+    def _put_back_if_ours(self) -> None:
+        """A host that has had the board since our lease ran out has undone what we set, and what is set there now may be its own."""
+        if not self._is_set:
+            return
         try:
-            self._set.close()
-        except DeviceError as error:  # it stays noted there, and the next session undoes it
+            self._lease.take("")
+        except LOST:
+            raise
+        except DeviceError:
+            return
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if not self._is_set:
+            return
+        try:
+            self._patiently(lambda: undo_left_over(self._transport, self._root), _FAREWELL_SECONDS)
+            self._is_set = False
+        except DeviceError as error:  # it is noted there, and the next session undoes it
             progress.message(f"{self._name}: what was set for the measurement is still set: {error}")
 
     def _brought_to_an_end(self, run: _Run) -> Ended | str:
@@ -220,11 +248,18 @@ class BoardRunner:
         self._patiently(lambda: self._transport.spawn(argv, f"{run.there}/supervisor.log", run.environment))
 
     def _wait_for_start(self, run: _Run) -> _Look:
-        found = self._wait_while("waiting", run, _COMPLAINT_SECONDS)
-        if found.state == "waiting" and not found.text.strip():
-            found = self._wait_while("waiting", run, self._patience.start)
-        if found.state == "waiting":
-            raise DeviceError(f"device `{self._name}`: the worker does not start there{jobs.last_words(found.text)}")
+        """Until a supervisor works there. `dead` where it died before it could claim the job: killed, or the device restarted."""
+        left = self._patience.start
+        found = self._wait_while("waiting", run, _SEARCH_SECONDS)
+        while found.state == "waiting":
+            is_there = self._patiently(lambda: self._script(_SEARCH, [run.id], "a supervisor cannot be looked for")).strip() == "there"
+            if not is_there or left <= 0:
+                found = self._look(run)  # it may have claimed the job, or have done it, meanwhile
+                if found.state == "waiting" and (is_there or found.text.strip()):
+                    raise DeviceError(f"device `{self._name}`: the worker does not start there{jobs.last_words(found.text)}")
+                return _Look("dead") if found.state == "waiting" else found
+            left -= _SEARCH_SECONDS
+            found = self._wait_while("waiting", run, _SEARCH_SECONDS)
         return found
 
     def _wait(self, run: _Run) -> _Look:
@@ -261,7 +296,8 @@ class BoardRunner:
         for undone in self._patiently(lambda: undo_left_over(self._transport, self._root)):
             progress.message(f"{self._name}: an earlier session had left something set; {undone}")
         if self._wanted:
-            self._set.enter_context(settings_on(self._transport, self._root, self._wanted))
+            self._is_set = True
+            make_settings(self._transport, self._root, self._wanted)
         argv = [*self._worker(), "sweep", self._root, str(SWEEP_SECONDS), str(SWEEP_BYTES)]
         self._patiently(lambda: self._transport.run(argv, _SWEEP_LIMIT))
         self._prepared = True
@@ -272,13 +308,16 @@ class BoardRunner:
     def _script(self, script: str, words: list[str], what: str) -> str:
         return run_script(self._transport, self._name, script, words, what).stdout
 
-    def _patiently(self, operation: Callable[[], T]) -> T:
+    def _patiently(self, operation: Callable[[], T], longest: float = math.inf) -> T:
+        patience = replace(self._patience, outage=0.0 if self._is_lost else min(longest, self._patience.outage))
         try:
-            done = patiently(operation, replace(self._patience, outage=0.0) if self._is_lost else self._patience)
-        except Disconnected:
-            self._is_lost = True
+            done = patiently(operation, patience, lambda: progress.device_is(progress.RETRYING))
+        except LOST as error:
+            self._is_lost = isinstance(error, Disconnected)
+            progress.device_is(progress.GONE if isinstance(error, DeviceGone) else progress.SILENT if not self._is_lost else progress.LOST)
             raise
         self._is_lost = False
+        progress.device_is(progress.WORKING)
         return done
 
     @property

@@ -31,8 +31,8 @@ class Patience:
     restarts: int = 2
 
 
-def patiently(operation: Callable[[], T], patience: Patience) -> T:
-    """Do something that may be done twice, again and again while the connection is broken.
+def patiently(operation: Callable[[], T], patience: Patience, broken: Callable[[], None] = lambda: None) -> T:
+    """Do something that may be done twice, again and again while the connection is broken; `broken` is called before each further attempt.
 
     Raises:
         Disconnected: the outage is longer than `patience.outage`.
@@ -46,5 +46,6 @@ def patiently(operation: Callable[[], T], patience: Patience) -> T:
             spent = time.monotonic() - begin
             if spent + wait > patience.outage:
                 raise Disconnected(f"{error} (tried for {spent:.0f} s)") from error
+        broken()
         time.sleep(wait)
         wait = min(wait * 2, patience.longest_wait)

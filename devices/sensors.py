@@ -12,7 +12,7 @@ from typing import Any
 
 from kdedge.devices.transport import Transport
 from kdedge.errors import DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
-from kdedge.runtimes import android, evidence, jetson, linux, power, raspberry_pi, x86
+from kdedge.runtimes import android, evidence, jetson, linux, power, raspberry_pi, tegrastats, x86
 from kdedge.runtimes.reach import Reach
 
 _TIMEOUT = 20.0
@@ -136,6 +136,7 @@ def sensors(reach: Reach) -> dict[str, str]:
         "cpu clusters": " + ".join(f"{len(cluster['cores'])} of {cluster['strength']}" for cluster in clusters),
         "gpu clock": ", ".join(gpu),
         "heat throttling": "counted by the processor" if events is not None else "the thermal service's status" if "android" in kinds else "",
+        "load of GPU, memory and engines": "tegrastats" if "jetson" in kinds and tegrastats.activity(reach) else "",
         "over-current": ", ".join(counters),
         "under-voltage": "vcgencmd get_throttled" if "raspberry-pi" in kinds else "",
         "turbo": "" if turbo is None else "on" if turbo else "off",

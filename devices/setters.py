@@ -1,15 +1,14 @@
 """Set a device's power mode, clocks or governor for the time of a measurement, and put everything back.
 
 Only on request (`set:` in devices.yaml). Each change is written down on the device with the commands that undo it, then made, then read back: a
-change that did not take is an error. At the end all are undone in reverse order and read back again. What a crash leaves set is undone by
-`undo_left_over` when the device is next opened. All of it belongs under the device's lease, so that no other host's settings are undone.
+change that did not take is an error. At the end `undo_left_over` undoes what is written there, in reverse order, and reads it back again; after a
+crash it does so when the device is next opened. All of it belongs under the device's lease, so that no other host's settings are undone.
 
 nvpmodel and jetson_clocks: NVIDIA Jetson Linux Developer Guide r36, "Platform Power and Performance". No board has run this yet.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shlex
@@ -19,17 +18,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdedge.devices.transport import Transport
-from kdedge.errors import DeviceError
-from kdedge.runtimes.jetson import parse_nvpmodel
+from kdedge.devices.jobs import last_words
+from kdedge.devices.transport import Completed, Transport
+from kdedge.errors import DeviceError, Disconnected
+from kdedge.runtimes.jetson import is_gpu, parse_nvpmodel
 
 UNDO_FILE = "undo.json"
 _SCHEMA = 1
 _TIMEOUT = 60.0
 _POLICIES = "/sys/devices/system/cpu/cpufreq/policy*"
-_GPUS = "/sys/class/devfreq/*gpu*"
+_CLOCKED = "/sys/class/devfreq/*"
 # BatteryManager.BATTERY_PLUGGED_AC | USB | WIRELESS: the screen stays on while the phone is plugged in.
 _PLUGGED_ANY = 7
+# What sudo says, and a shell where there is none.
+_NO_RIGHTS = re.compile(r"password is required|terminal is required|must have a tty|not allowed to execute|not in the sudoers|sudo: .*not found")
+_RIGHTS = (
+    "root's rights are missing, and kdedge never asks for a password: let this user run {} without one (a line `USER ALL=(root) NOPASSWD: ...` in a "
+    "file of /etc/sudoers.d there), reach the device as root, or leave the setting out"
+)
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,14 @@ class Change:
     reading: str = "plain"
 
 
-@contextlib.contextmanager
-def settings_on(transport: Transport, root: str, wanted: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Set what is wanted for the time of the block; yields what was changed, in words.
+def make_settings(transport: Transport, root: str, wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    """Set what is wanted, until `undo_left_over`. Returns what was changed, in words.
 
     `wanted`: some of `power_mode` (number or name), `lock_clocks` (true), `governor`, `min_khz`, `max_khz`, `stay_awake` (true). `root`: kdedge's
     folder on the device. What an earlier session left set is undone first.
 
     Raises:
-        DeviceError: a setting is unknown, cannot be made, did not take, or could not be undone. What had been set before it is undone.
+        DeviceError: a setting is unknown, cannot be made, or did not take. What had been set before it is undone.
     """
     board = _Board(transport, root)
     unknown = sorted(set(wanted) - set(SETTERS))
@@ -68,10 +73,11 @@ def settings_on(transport: Transport, root: str, wanted: Mapping[str, Any]) -> I
                 board.note([*made, change])
                 made.append(change)
                 board.make(change)
-        yield tuple(f"{change.name}: {change.before} -> {change.wanted}" for change in made)
-    finally:
+    except BaseException:
         if made:
             _undo(board, made)
+        raise
+    return tuple(f"{change.name}: {change.before} -> {change.wanted}" for change in made)
 
 
 def _order(board: _Board, wanted: Mapping[str, Any]) -> Iterator[str]:
@@ -100,7 +106,7 @@ def _limits_rise(board: _Board, least: Any, most: Any) -> bool:
 
 
 def undo_left_over(transport: Transport, root: str) -> tuple[str, ...]:
-    """Undo what a session that died left set on the device. Returns what was undone, in words; empty where nothing was left.
+    """Undo what is set on the device, by this session or by one that died. Returns what was undone, in words; empty where nothing was set.
 
     Raises:
         DeviceError: the note of what was set cannot be read, or something could not be undone; what was not undone stays noted.
@@ -113,7 +119,8 @@ def undo_left_over(transport: Transport, root: str) -> tuple[str, ...]:
 
 
 def _undo(board: _Board, changes: Sequence[Change]) -> None:
-    """In reverse order, each of them even where another fails; those that fail stay noted."""
+    """In reverse order, each of them even where another fails; those that fail stay noted. A connection that broke may be tried again: it stays
+    that kind of error."""
     failed: list[tuple[Change, DeviceError]] = []
     for change in reversed(changes):
         try:
@@ -122,7 +129,8 @@ def _undo(board: _Board, changes: Sequence[Change]) -> None:
             failed.append((change, error))
     if failed:
         board.note([change for change in changes if change in [one for one, _ in failed]])
-        raise DeviceError("; ".join(str(error) for _, error in failed))
+        kind = next((type(error) for _, error in failed if isinstance(error, Disconnected)), DeviceError)
+        raise kind("; ".join(str(error) for _, error in failed))
     board.forget()
 
 
@@ -195,14 +203,19 @@ class _Board:
             raise DeviceError(f"{self._note} on the device cannot be removed; all settings were undone")
 
     def _do(self, change: Change, commands: Sequence[Sequence[str]], expected: str, what: str) -> None:
+        done = Completed(0, "", "")
         for command in commands:
             done = self._transport.run(list(command), _TIMEOUT)
             if done.returncode != 0:
-                said = (done.stderr or done.stdout).strip().splitlines()
-                raise DeviceError(f"{change.name}: `{shlex.join(command)}` failed on the device{f': {said[-1]}' if said else ''}")
+                said = last_words(done.stderr or done.stdout)
+                if command[0] == "sudo" and _NO_RIGHTS.search(done.stderr):
+                    said += f": {_RIGHTS.format(f'`{command[2]}`')}"
+                raise DeviceError(f"{change.name}: `{shlex.join(command)}` failed on the device{said}")
         standing = self._standing(change)
         if standing != expected:
-            raise DeviceError(f"{change.name}: {what} to {expected}, and the device still says {standing or 'nothing'}")
+            raise DeviceError(
+                f"{change.name}: {what} to {expected}, and the device still says {standing or 'nothing'}{last_words(done.stderr + done.stdout)}"
+            )
 
     def _standing(self, change: Change) -> str | None:
         printed = self.ask(change.read)
@@ -221,10 +234,14 @@ def _change_from(values: Mapping[str, Any]) -> Change:
 
 def _power_mode(board: _Board, value: Any) -> list[Change]:
     """nvpmodel. A mode that needs a restart asks for it, gets no answer, and is found out by the read-back."""
-    read = board.as_root("nvpmodel", "-q")
-    before = _mode_number(board.ask(read) or "")
+    # Most releases tell it to everybody.
+    asked = ((said, _mode_number(board.ask(said) or "")) for said in (("nvpmodel", "-q"), board.as_root("nvpmodel", "-q")))
+    read, before = next(((said, number) for said, number in asked if number is not None), (("nvpmodel",), None))
     if before is None:
-        raise DeviceError("set.power_mode: the device does not tell its power mode (`nvpmodel -q`): it is no Jetson, or root's rights are missing")
+        raise DeviceError(
+            "set.power_mode: the device does not tell its power mode (`nvpmodel -q`): it is no Jetson, "
+            "or hides it from this user, who has no root's rights (`sudo -n`)"
+        )
     wanted = str(value) if re.fullmatch(r"\d+", str(value)) else _mode_named(board, str(value))
     if wanted == before:
         return []
@@ -249,7 +266,8 @@ def _lock_clocks(board: _Board, value: Any) -> list[Change]:
     """jetson_clocks: the present power mode's highest clocks; `--store` first, so that `--restore` knows the way back."""
     if value is not True:
         raise DeviceError(f"set.lock_clocks: `{value}` (allowed: true)")
-    lower = [*board.expand(f"{_GPUS}/min_freq"), *board.expand(f"{_POLICIES}/scaling_min_freq")]
+    gpus = [path for path in board.expand(f"{_CLOCKED}/min_freq") if is_gpu(path.split("/")[-2])]
+    lower = [*gpus, *board.expand(f"{_POLICIES}/scaling_min_freq")]
     upper = [path.replace("min_freq", "max_freq") for path in lower]
     before, wanted = (board.ask(["cat", *paths]) if paths else None for paths in (lower, upper))
     if before is None or wanted is None or board.ask(["sh", "-c", "command -v jetson_clocks"]) is None:
@@ -258,7 +276,8 @@ def _lock_clocks(board: _Board, value: Any) -> list[Change]:
     if before == wanted:
         return []
     saved = f"{board.root}/clocks.saved"
-    apply = (board.as_root("rm", "-f", saved), board.as_root("jetson_clocks", "--store", saved), board.as_root("jetson_clocks"))
+    # The folder is the user's own, so that root need not remove what root wrote there.
+    apply = (("rm", "-f", saved), board.as_root("jetson_clocks", "--store", saved), board.as_root("jetson_clocks"))
     return [Change("lock_clocks", ("cat", *lower), wanted, before, apply, (board.as_root("jetson_clocks", "--restore", saved),))]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-from . import android, contention, jetson, linux, raspberry_pi, x86
+from . import android, contention, jetson, linux, raspberry_pi, tegrastats, x86
 from .reach import Reach, here
 
 # Variables that change how fast a runtime runs. They are part of what was measured.
@@ -30,7 +30,7 @@ def snapshot(reach: Optional[Reach] = None) -> Dict[str, Any]:
     """The state of this machine and process now.
 
     Keys, where readable: those of `machine`, and of this process `load_average` (1, 5, 15 min), `context_switches`, `page_faults` (cumulative)
-    and `affinity`.
+    and `affinity`; of a Jetson `activity` (tegrastats.py), which takes too long to be asked within a job.
     """
     readers: Dict[str, Callable[[], Any]] = {
         "load_average": lambda: list(os.getloadavg()),
@@ -38,7 +38,11 @@ def snapshot(reach: Optional[Reach] = None) -> Dict[str, Any]:
         "page_faults": _page_faults,
         "affinity": lambda: sorted(os.sched_getaffinity(0)),
     }
-    found = machine(reach or here())
+    reach = reach or here()
+    found = machine(reach)
+    activity = tegrastats.activity(reach) if jetson.is_jetson(reach) else {}
+    if activity:
+        found["activity"] = activity
     for name, read in readers.items():
         try:
             found[name] = read()

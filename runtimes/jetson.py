@@ -65,13 +65,18 @@ def parse_nvpmodel(text: str) -> Dict[str, Any]:
     return found
 
 
+def is_gpu(name: str) -> bool:
+    """Whether a devfreq folder of that name is a GPU's: `17000000.gpu`, on JetPack 5 `17000000.ga10b`, on Thor `gpu-gpc-0`."""
+    return _GPU_NAME.search(name) is not None
+
+
 def gpu_clocks(reach: Reach) -> Dict[str, Dict[str, Any]]:
     """devfreq name -> `current_hz`, `minimum_hz`, `maximum_hz`, `governor`, as far as readable."""
     found = {}
     for path in reach.glob("/sys/class/devfreq/*/cur_freq"):
         folder = path.rsplit("/", 1)[0]
         name = folder.rsplit("/", 1)[1]
-        if not _GPU_NAME.search(name):
+        if not is_gpu(name):
             continue
         clock: Dict[str, Any] = {
             "current_hz": number_of(reach, path),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from board_world import DOUBLED, IDENTITY, QUICK, Watched, begun, fake_job, fake_worker, runner
 
+from kdedge import progress
 from kdedge.devices.board import BoardRunner, open_board
 from kdedge.devices.board_job import quiet_seconds, run_id
 from kdedge.devices.device import Device, DeviceSettings
@@ -289,6 +290,45 @@ def test_a_supervisor_that_is_killed_again_and_again_is_a_named_failure(root: Pa
     assert (result.status, result.reason) == ("failed", "the device restarted, or its supervisor was killed, 2 times during the job")
 
 
+class _LosesSupervisors(LocalTransport):
+    """A board that restarts right after a supervisor was started there: nothing of it is left, not even its claim. The first `restarts` times."""
+
+    def __init__(self, restarts: int) -> None:
+        self.restarts = restarts
+
+    def spawn(self, argv: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> None:
+        self.restarts -= 1
+        if self.restarts < 0:
+            super().spawn(argv, log, env)
+        else:
+            Path(log).touch()
+
+
+def test_a_supervisor_that_died_before_its_claim_is_started_anew(root: Path, archive: Path, tmp_path: Path) -> None:
+    made = runner(root, archive, _LosesSupervisors(1))
+    result = made.run(fake_job(tmp_path, count=str(tmp_path / "count")), tmp_path / "job", 60, "")
+    made.close()
+    assert result.status == "ok"
+    assert begun(tmp_path / "count") == 1
+
+
+def test_supervisors_that_die_before_their_claim_again_and_again_are_a_named_failure(root: Path, archive: Path, tmp_path: Path) -> None:
+    made = runner(root, archive, _LosesSupervisors(99), replace(QUICK, restarts=1))
+    result = made.run(fake_job(tmp_path), tmp_path / "job", 60, "")
+    made.close()
+    assert (result.status, result.reason) == ("failed", "the device restarted, or its supervisor was killed, 2 times during the job")
+
+
+def test_a_worker_that_starts_slowly_and_says_something_is_waited_for(root: Path, archive: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *supervise*) echo "a warning of the system" >&2; sleep 5 ;; esac\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    made = BoardRunner(IDENTITY, LocalTransport(), str(slow), str(root), archive=archive, patience=replace(QUICK, start=60.0))
+    result = made.run(fake_job(tmp_path), tmp_path / "job", 60, "")
+    made.close()
+    assert result.status == "ok"
+
+
 def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(root: Path, archive: Path, tmp_path: Path) -> None:
     made = BoardRunner(IDENTITY, LocalTransport(), "/bin/false-python", str(root), archive=archive, patience=QUICK)
     made._prepared = made._lease.take("earlier")  # old files were removed already
@@ -404,3 +444,33 @@ def test_a_result_that_has_not_the_form_of_one_is_a_failure(change: dict[str, ob
     result = run_job(Device(IDENTITY, LocalTransport(), sys.executable, foreign), fake_job(tmp_path), tmp_path / "job", 60)
     foreign.close()
     assert (result.status, result.reason) == ("failed", f"the worker's result has no usable {wrong}")
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(Disconnected, progress.LOST), (DeviceGone, progress.GONE), (DeviceUnresponsive, progress.SILENT), (None, progress.WORKING)]
+)
+def test_a_table_of_devices_shows_that_a_connection_is_tried_again_and_how_a_device_was_lost(
+    error: type[DeviceError] | None, state: str, root: Path, archive: Path, tmp_path: Path
+) -> None:
+    class Seen(progress.Silent):
+        def devices(self, rows: Sequence[progress.DeviceRow]) -> None:
+            states.extend(row.state for row in rows)
+
+    states: list[str] = []
+
+    def watch(kind: str, at: int, when: str) -> None:
+        if at == 1 and when == "before":
+            raise Disconnected("the cable is out")
+        if at > 8 and when == "before" and error is not None:
+            raise error("no more")
+
+    made = runner(root, archive, Watched(watch), replace(QUICK, outage=0.5))
+    with progress.listening(Seen()), progress.on_device(progress.DeviceTable(["board"], 1), "board"):
+        if error is None:
+            made.run(fake_job(tmp_path), tmp_path / "job", 60, "")
+        else:
+            with pytest.raises(error):
+                made.run(fake_job(tmp_path), tmp_path / "job", 60, "")
+    made.close()
+    assert states[:3] == ["waiting", "retrying", "working"]
+    assert states[-1] == state

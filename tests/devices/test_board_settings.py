@@ -17,10 +17,11 @@ from kdedge.devices.board import BoardRunner, open_board
 from kdedge.devices.device import Device, DeviceSettings
 from kdedge.devices.emulated import open_device as open_emulated
 from kdedge.devices.jobs import run_job
+from kdedge.devices.lease import holder
 from kdedge.devices.local import LocalTransport
 from kdedge.devices.setters import UNDO_FILE
 from kdedge.devices.transport import Completed
-from kdedge.errors import DeviceError
+from kdedge.errors import DeviceError, Disconnected
 
 GOVERNOR = "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
 
@@ -71,7 +72,6 @@ def test_what_a_host_that_died_left_set_is_undone_by_the_next_that_wants_nothing
     died = board(transport, tmp_path / "root", archive, {"governor": "powersave"})
     run_job(died, fake_job(tmp_path), tmp_path / "died", 60, "died")
     assert isinstance(died.runner, BoardRunner)
-    gone = died.runner._set.pop_all()  # nothing of it runs any more, and while this name stands nothing cleans up
     died.runner._lease.give_back()
     assert standing(transport.board.folder) != before
     after = board(transport, tmp_path / "root", archive, {})
@@ -80,7 +80,6 @@ def test_what_a_host_that_died_left_set_is_undone_by_the_next_that_wants_nothing
     assert transport.governors == ["powersave", "schedutil"]
     assert isinstance(after.runner, BoardRunner)
     after.runner.close()
-    gone.pop_all()
 
 
 def test_a_setting_that_the_board_refuses_runs_no_job(archive: Path, tmp_path: Path) -> None:
@@ -123,6 +122,25 @@ def test_a_lease_that_ran_out_in_between_has_everything_set_again(archive: Path,
     assert run_job(device, fake_job(tmp_path), tmp_path / "second", 60, "second").status == "ok"
     assert transport.governors == ["performance", "schedutil", "performance"]
     device.runner.close()
+    assert standing(transport.board.folder)[GOVERNOR] == "schedutil"
+
+
+@pytest.mark.parametrize("others", [{}, {"governor": "powersave"}])
+def test_a_board_that_another_host_has_now_is_closed_without_a_touch(others: dict[str, str], archive: Path, tmp_path: Path) -> None:
+    transport = Settable(settable(tmp_path / "board"))
+    late = board(transport, tmp_path / "root", archive, {"governor": "performance"})
+    assert run_job(late, fake_job(tmp_path), tmp_path / "late", 60, "late").status == "ok"
+    assert isinstance(late.runner, BoardRunner)
+    (tmp_path / "root/lease" / late.runner._lease._number / "released").touch()  # as if it had run out
+    other = board(transport, tmp_path / "root", archive, others)
+    assert run_job(other, fake_job(tmp_path), tmp_path / "other", 60, "other").status == "ok"
+    amid = standing(transport.board.folder)
+    late.runner.close()
+    assert standing(transport.board.folder) == amid
+    held = holder(transport, str(tmp_path / "root"), "orin")
+    assert held is not None and isinstance(other.runner, BoardRunner)
+    assert held.id == other.runner._lease._id
+    other.runner.close()
     assert standing(transport.board.folder)[GOVERNOR] == "schedutil"
 
 
@@ -170,3 +188,36 @@ def test_a_board_is_asked_what_it_is_with_the_variables_of_its_jobs(archive: Pat
 def test_a_setting_that_a_device_does_not_follow_is_refused(name: str, settings: DeviceSettings, said: str) -> None:
     with pytest.raises(DeviceError, match=said):
         importlib.import_module(f"kdedge.devices.{name}").open_device(name, settings)
+
+
+class _CutOnce(Settable):
+    """Its connection breaks once, before the command that many commands ahead; never where that is negative."""
+
+    ahead = -1
+    struck = False
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        self.ahead -= 1
+        if self.ahead == -1:
+            self.struck = True
+            raise Disconnected("the connection broke")
+        return super().run(argv, timeout, env)
+
+
+def test_a_connection_that_breaks_while_a_board_is_closed_leaves_nothing_set_and_no_lease(archive: Path, tmp_path: Path) -> None:
+    for moment in range(100):
+        transport, root = _CutOnce(settable(tmp_path / f"board-{moment}")), str(tmp_path / f"root-{moment}")
+        before = standing(transport.board.folder)
+        made = BoardRunner(IDENTITY, transport, sys.executable, root, wanted={"governor": "performance"}, archive=archive, patience=QUICK)
+        made._lease.take("run")
+        made._prepare()
+        made._unfinished = "run"
+        assert standing(transport.board.folder) != before
+        transport.ahead = moment
+        made.close()
+        transport.ahead = -1
+        assert standing(transport.board.folder) == before, f"command {moment}"
+        assert holder(transport, root, "board") is None, f"command {moment}"
+        if not transport.struck:
+            break
+    assert moment > 5  # else nothing was tested

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from board_in_a_folder import BoardInAFolder, settable, standing
 
-from kdedge.devices.setters import UNDO_FILE, settings_on, undo_left_over
-from kdedge.devices.transport import Completed
+from kdedge.devices.setters import UNDO_FILE, make_settings, undo_left_over
+from kdedge.devices.transport import Completed, Transport
 from kdedge.errors import DeviceError, Disconnected
 
 TESTS = Path(__file__).parents[1]
@@ -24,6 +25,16 @@ EVERYTHING: dict[str, Any] = {"power_mode": "MODE_15W", "governor": "performance
 @pytest.fixture(name="board")
 def _board(tmp_path: Path) -> BoardInAFolder:
     return settable(tmp_path / "board")
+
+
+@contextlib.contextmanager
+def settings_on(board: Transport, root: str, wanted: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """As a session has them: made, and undone whatever happens."""
+    said = make_settings(board, root, wanted)
+    try:
+        yield said
+    finally:
+        undo_left_over(board, root)
 
 
 def root_of(board: BoardInAFolder) -> str:
@@ -152,9 +163,9 @@ def test_what_a_killed_host_left_set_is_undone_when_the_device_is_next_opened(bo
 import os
 from pathlib import Path
 from board_in_a_folder import BoardInAFolder
-from kdedge.devices.setters import settings_on
-with settings_on(BoardInAFolder(Path({str(board.folder)!r})), {root_of(board)!r}, {EVERYTHING!r}):
-    os._exit(9)
+from kdedge.devices.setters import make_settings
+make_settings(BoardInAFolder(Path({str(board.folder)!r})), {root_of(board)!r}, {EVERYTHING!r})
+os._exit(9)
 """
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     assert subprocess.run([sys.executable, "-c", program], env=variables, check=False).returncode == 9
@@ -211,3 +222,40 @@ def test_a_note_that_cannot_be_read_is_no_reason_to_guess(text: str, board: Boar
     note.write_text(text)
     with pytest.raises(DeviceError, match="put the device's settings back by hand"):
         undo_left_over(board, root_of(board))
+
+
+def test_a_gpu_of_jetpack_5_is_read_back_like_one_of_jetpack_6(board: BoardInAFolder) -> None:
+    """Its devfreq folder is called by the chip (17000000.ga10b), not `gpu`."""
+    (board.folder / "sys/class/devfreq/17000000.gpu").rename(board.folder / "sys/class/devfreq/17000000.ga10b")
+    (board.folder / "bin" / "jetson_clocks").write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(DeviceError, match="lock_clocks: was set to 1020000000"), settings_on(board, root_of(board), {"lock_clocks": True}):
+        raise AssertionError("the block must not run")
+
+
+@pytest.mark.parametrize("wanted", [{"power_mode": 2}, {"lock_clocks": True}, {"governor": "performance"}])
+@pytest.mark.parametrize("said", ["sudo: a password is required", "Sorry, user ada is not allowed to execute '/usr/sbin/nvpmodel' as root on orin."])
+def test_missing_rights_say_what_to_let_the_user_do(wanted: dict[str, Any], said: str, board: BoardInAFolder) -> None:
+    before = standing(board.folder)
+    (board.folder / "bin" / "sudo").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    with pytest.raises(DeviceError, match=r"root's rights are missing.*NOPASSWD.*sudoers\.d"), settings_on(board, root_of(board), wanted):
+        raise AssertionError("the block must not run")
+    assert standing(board.folder) == before
+    assert not (board.folder.parent / "kdedge" / UNDO_FILE).exists()
+
+
+def test_a_mode_that_wants_a_restart_is_refused_in_the_boards_own_words(board: BoardInAFolder) -> None:
+    tool = board.folder / "bin" / "nvpmodel"
+    tool.write_text(tool.read_text().replace('[ "$2" = 9 ]', 'echo "NVPM WARN: Reboot required for changing to this power mode: $2"; true'))
+    with (
+        pytest.raises(DeviceError, match="the device still says 0: NVPM WARN: Reboot required"),
+        settings_on(board, root_of(board), {"power_mode": 2}),
+    ):
+        raise AssertionError("the block must not run")
+
+
+def test_locking_clocks_asks_root_for_nothing_but_jetson_clocks(board: BoardInAFolder) -> None:
+    """So that a board may allow its user these two programs alone."""
+    with settings_on(board, root_of(board), {"power_mode": 2, "lock_clocks": True}):
+        pass
+    asked = {command.split()[2] for command in board.commands if command.startswith("sudo -n ")}
+    assert asked == {"nvpmodel", "jetson_clocks"}

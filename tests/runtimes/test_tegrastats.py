@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +10,9 @@ from device_recordings import parts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdedge.runtimes.tegrastats import parse_line
+from kdedge.runtimes import evidence, reach
+from kdedge.runtimes.reach import Reach, in_folder
+from kdedge.runtimes.tegrastats import COMMAND, activity, parse_line
 
 LINES = parts("constructed_tegrastats")
 
@@ -71,3 +76,55 @@ def test_what_a_later_release_adds_is_kept_and_spoils_nothing() -> None:
 @given(st.lists(st.sampled_from([*LINES["jetpack6"].split(), *LINES["thor"].split(), "[", "@", "%", "C", "\x00"]), max_size=30))
 def test_no_line_is_fatal(words: list[str]) -> None:
     assert isinstance(parse_line(" ".join(words)), dict)
+
+
+def saying(line: str) -> Reach:
+    """A Jetson whose tegrastats says that."""
+    files = {"/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3"}
+
+    def read(path: str) -> str:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return files[path]
+
+    def run(argv: Any) -> str:
+        if tuple(argv) != COMMAND:
+            raise FileNotFoundError(argv[0])
+        return line
+
+    return Reach(read, lambda pattern: [], run)
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("jetpack6", {"gpu_percent": 42, "emc_percent": 3, "emc_mhz": 2133, "engines": {"NVENC": 79, "VIC": 36}}),
+        ("jetpack7", {"gpu_percent": 99, "emc_percent": 15, "emc_mhz": 204}),
+        ("thor", {"emc_percent": 1, "emc_mhz": 665}),
+    ],
+)
+def test_a_snapshot_of_a_jetson_has_what_only_tegrastats_tells(release: str, expected: dict[str, Any]) -> None:
+    assert evidence.snapshot(saying(LINES[release]))["activity"] == expected
+    assert "activity" not in evidence.machine(saying(LINES[release]))  # which is asked between timed iterations, too
+
+
+def test_where_there_is_no_tegrastats_or_no_jetson_nothing_is_made_up(tmp_path: Path) -> None:
+    assert activity(in_folder(str(tmp_path))) == {}
+    assert activity(saying("")) == {}
+    assert "activity" not in evidence.snapshot(in_folder(str(tmp_path)))
+
+
+@pytest.mark.parametrize("program", ["while true; do echo 'RAM 1/2MB EMC_FREQ 7%@3199 GR3D_FREQ 5%'; sleep 0.1; done", "exec sleep 600"])
+def test_a_program_that_never_ends_is_read_once_and_ended(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tegrastats does: a line an interval, for ever. One that says nothing is not waited for."""
+    script = tmp_path / "tegrastats"
+    script.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/process\n{program}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert activity(reach.here()) == ({} if "exec" in program else {"emc_percent": 7, "emc_mhz": 3199, "gpu_percent": 5})
+    process = Path("/proc", (tmp_path / "process").read_text().strip())
+    for _ in range(200):
+        if not process.exists() or "Z" in (process / "stat").read_text().rpartition(")")[2]:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it still runs")
