@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from kdedge.runtimes import ADAPTERS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "hardware.md"
 RECORD = ROOT / "docs" / "hardware_runs.json"
@@ -30,8 +32,7 @@ GPU_TESTS = "tests/runtimes/trt/test_on_a_gpu.py"
 TESTS = "tests/runtimes"
 COMMAND = "python docs/hardware_page.py"
 
-# Adapters whose hardware is the CPU that the tests run on, and modules whose hardware is an NVIDIA GPU.
-CPU_MODULES = ("runtimes/onnxruntime.py", "runtimes/openvino.py", "runtimes/torch.py")
+# Modules whose hardware is an NVIDIA GPU; that of every other adapter is the CPU that the tests run on.
 GPU_MODULES = (
     "runtimes/cuda.py",
     "runtimes/tensorrt.py",
@@ -40,6 +41,7 @@ GPU_MODULES = (
     "runtimes/tensorrt_inspector.py",
     "runtimes/tensorrt_library.py",
 )
+CPU_MODULES = tuple(module for module in (f"runtimes/{name}.py" for name in sorted(ADAPTERS.values())) if module not in GPU_MODULES)
 
 
 @dataclass(frozen=True, order=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from kdedge.artifact import ImportPath, PreparedData
@@ -12,18 +14,19 @@ from kdedge.devices import scheme_of
 from kdedge.distill.contestants import check_compare
 from kdedge.distill.lessons import check_lessons, splits_mixed
 from kdedge.distill.terms import training_spec
-from kdedge.errors import DeviceError, RecipeError
+from kdedge.errors import DeviceError, ModelError, RecipeError
 from kdedge.exporters.quantize.budget import read_budget
 from kdedge.fleet import named_devices
 from kdedge.gate import parse_policy
 from kdedge.models.catalog import check, resolve
-from kdedge.recipe import ExportSection, Recipe, TeacherSection
+from kdedge.recipe import ExportSection, ModelSection, Recipe, TeacherSection
 from kdedge.recipe_file.sentences import nearest
 from kdedge.runtimes import adapter
 from kdedge.runtimes.errors import RuntimeFailure
 from kdedge.runtimes.options import read_options
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
+from kdedge.tasks.contract import Task
 
 Row = TypeVar("Row")
 
@@ -36,20 +39,20 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
     Raises:
         KdedgeError: the first thing that is wrong.
     """
-    task = ImportPath(_named(TASKS, recipe.task, "task", "task")).load()
+    task: Task = ImportPath(_named(TASKS, recipe.task, "task", "task")).load()
     for place, name in enumerate(recipe.devices if devices_too else ()):
         _check_device(name, f"devices[{place}]")
     parse_policy(recipe.gate, task.metric)
+    task.check(recipe.data)
     sources_of(recipe.data)
     teachers = teachers_of(recipe)
-    for section in (*teachers, recipe.student):
-        check(section)
+    for key, section in (*keyed_teachers(recipe), *_keyed_learners(recipe)):
+        with naming_key(key, section):
+            check(section)
     for teacher in teachers:
         if teacher.train is not None:
             training_spec(teacher.train, augment=recipe.data.augment)
     if recipe.distill is not None:
-        for section in (*recipe.distill.assistants, *recipe.distill.peers):
-            check(section)
         check_lessons(recipe.distill, has_teacher=bool(teachers), has_unlabelled=recipe.data.unlabelled is not None)
     check_compare(recipe)
     _check_mixed(recipe)
@@ -64,10 +67,10 @@ def check_fit(recipe: Recipe, data: PreparedData) -> None:
         ModelError: a model does not fit the data.
         DataError: examples are to be mixed that are no images of one size.
     """
-    resolve(recipe.student, data, as_is=recipe.distill is None)
+    for key, section in _keyed_learners(recipe):
+        with naming_key(key, section):
+            resolve(section, data, as_is=recipe.distill is None)
     if recipe.distill is not None:
-        for section in (*recipe.distill.assistants, *recipe.distill.peers):
-            resolve(section, data)
         for split in splits_mixed(recipe.distill):
             check_mixable(open_examples(data.splits[split]), f"data.{split}")
 
@@ -77,6 +80,40 @@ def teachers_of(recipe: Recipe) -> tuple[TeacherSection, ...]:
     if recipe.teacher is None:
         return ()
     return recipe.teacher if isinstance(recipe.teacher, tuple) else (recipe.teacher,)
+
+
+def keyed_teachers(recipe: Recipe) -> list[tuple[str, TeacherSection]]:
+    """The recipe's teachers, each with its key: `teacher`, or `teacher[0]` and so on."""
+    many = isinstance(recipe.teacher, tuple)
+    return [(f"teacher[{place}]" if many else "teacher", section) for place, section in enumerate(teachers_of(recipe))]
+
+
+def _keyed_learners(recipe: Recipe) -> list[tuple[str, ModelSection]]:
+    """The student, and the models on the way to it, each with its key."""
+    found: list[tuple[str, ModelSection]] = [("student", recipe.student)]
+    if recipe.distill is not None:
+        for name, sections in (("assistants", recipe.distill.assistants), ("peers", recipe.distill.peers)):
+            found += [(f"distill.{name}[{place}]", section) for place, section in enumerate(sections)]
+    return found
+
+
+@contextmanager
+def naming_key(key: str, section: ModelSection) -> Iterator[None]:
+    """Inside the block, what is found wrong with a model is told under the key of the recipe that is about it, by which its line is found.
+
+    Raises:
+        ModelError: the one that was raised inside, with its key before it.
+    """
+    try:
+        yield
+    except ModelError as error:
+        label = f"model `{section.model}`: "
+        what = str(error).removeprefix(label)
+        inside = re.match(r"(arguments\.\w+|weights|normalize)(: )?", what)
+        if inside is None:
+            raise ModelError(f"{key}.model: {error}") from error
+        rest = what[inside.end() :] if inside[2] else what.removeprefix("arguments.")
+        raise ModelError(f"{key}.{inside[1]}: {label}{rest}") from error
 
 
 def _check_device(name: str, key: str) -> None:

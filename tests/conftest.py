@@ -6,6 +6,12 @@ import contextlib
 import importlib
 import os
 
+from hypothesis import settings
+
+# Properties hold on a loaded machine too: how long an example takes says nothing.
+settings.register_profile("kdedge", deadline=None)
+settings.load_profile("kdedge")
+
 # torch.compile needs setuptools, which refuses to be imported once something else has loaded the standard library's distutils.
 with contextlib.suppress(ImportError):
     importlib.import_module("setuptools")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdedge.errors import RecipeError
+from kdedge.errors import DataError, KdedgeError, ModelError, RecipeError
 from kdedge.recipe import Recipe, TeacherSection
-from kdedge.recipe_file import load_recipe, read_recipe, recipe_schema
+from kdedge.recipe_file import load_recipe, load_rules, read_recipe, recipe_schema
 from kdedge.recipe_file.yaml_tree import parse
 from kdedge.starter import STARTERS, starter
 from kdedge.targets import TARGETS
@@ -142,7 +144,7 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
         ("distill.losses.2.kd=1", "--set distill.losses.2.kd=1: `distill.losses` is a list: `2` is no place in it (allowed: a place from 0 to 1)"),
         ("distill.losses.kd=1", "--set distill.losses.kd=1: `distill.losses` is a list: `kd` is no place in it"),
         ("name.first=x", "--set name.first=x: `name` is 'small', which has no `first` in it"),
-        ("data.size=[1", "--set data.size=[1:1:3: not valid YAML:"),
+        ("data.size=[1", "--set data.size=[1: not valid YAML:"),
         ("export.0.target=tensort", "--set export.0.target=tensort: export[0].target: there is no target `tensort`; did you mean `tensorrt`?"),
     ],
 )
@@ -193,7 +195,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         ("task: image-classification\n", "", "r.yaml:1: task: is missing and has no default"),
         ("train: npz:data/a.npz, ", "", "r.yaml:3: data.train: is missing and has no default"),
         ("npz:data/a.npz", "data/a.npz", "r.yaml:3: data.train: `data/a.npz` does not say how to read it: write READER:ARGUMENT,"),
-        ("../photos}", "../photos, size: [32]}", "r.yaml:3: data.size: needs more than 1 values"),
+        ("../photos}", "../photos, size: [32]}", "r.yaml:3: data.size: must be a list of 2 values, not of 1"),
         ("../photos}", "../photos, size: [32, 32, 3]}", "r.yaml:3: data.size: has 3 values, at most 2 are allowed"),
         ("../photos}", "../photos, size: [32, 0]}", "r.yaml:3: data.size[1]: must be at least 1, not 0"),
         ("imagenet", "imagnet", "r.yaml:4: teacher.normalize: must be one of imagenet, cifar10, data, none, not 'imagnet'; did you mean `imagenet`?"),
@@ -259,7 +261,11 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, expected: str) -
         ("name: small", "1: small", "r.yaml:1: a key must be a text: put it in quotes"),
         ("name: small", "name: small\nseed: .inf", "r.yaml:2: `.inf` is not a finite number"),
         ("name: small", "name: small\n<<: 3", "r.yaml:2: the recipe: << takes a section or a list of sections"),
-        ("name: small", "name: small\n---\nname: b", "r.yaml:2:1: not valid YAML: but found another document"),
+        (
+            "name: small",
+            "name: small\n---\nname: b",
+            "r.yaml:2:1: not valid YAML: expected a single document in the stream, but found another document",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_line_key_and_what_is_allowed(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -341,6 +347,46 @@ def test_what_is_found_wrong_later_is_told_with_its_place(tmp_path: Path, found:
     with pytest.raises(RecipeError) as caught, tree.placing():
         raise RecipeError(found)
     assert str(caught.value).replace(f"{tmp_path}/", "") == told
+
+
+@pytest.mark.parametrize("kind", [ModelError, DataError])
+def test_what_models_and_data_have_against_a_recipe_keeps_its_kind_and_gets_its_place(tmp_path: Path, kind: type[KdedgeError]) -> None:
+    tree = read_recipe(write(tmp_path), ["data.train=npz:other.npz"])[1]
+    with pytest.raises(kind) as caught, tree.placing():
+        raise kind("data.train: there is no file other.npz")
+    assert str(caught.value) == "--set data.train=npz:other.npz: data.train: there is no file other.npz"
+
+
+@pytest.mark.parametrize("value", ["1e400", "[1", "{a: 1, a: 2}"])
+def test_a_wrong_value_of_set_is_not_said_to_stand_in_a_line(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(write(tmp_path), [f"distill.epochs={value}"])
+    assert str(caught.value).startswith(f"--set distill.epochs={value}: ")
+    assert not re.search(r":\d+: ", str(caught.value).removeprefix(f"--set distill.epochs={value}"))
+
+
+def test_an_empty_list_of_two_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(write(tmp_path), ["data.size=[]"])
+    assert str(caught.value) == "--set data.size=[]: data.size: must be a list of 2 values, not of 0"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "there is no such file; a policy is a file of rules such as `agreement_student: '>= 0.98'`"),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (lambda path: path.write_bytes(b"size: \xff"), "is not a text file in UTF-8 (byte 6)"),
+        (lambda path: path.symlink_to("/dev/zero"), "is larger than 1 MB"),
+    ],
+)
+def test_a_policy_file_is_read_as_a_recipe_is(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+    path = tmp_path / "policy.yaml"
+    make(path)
+    with pytest.raises(RecipeError) as caught:
+        load_rules(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
 
 
 # ---- YAML as people write it -------------------------------------------------------------------------------------------------

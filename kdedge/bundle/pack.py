@@ -22,21 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdedge import runtimes
 from kdedge.artifact import Artifact, EncodedInputs, GraphFile, TextEncoder
-from kdedge.bundle import self_check
+from kdedge.bundle.code import WORKER_PACKAGE, code_files
 from kdedge.bundle.golden import Golden, choose
 from kdedge.bundle.manifest import KIND, MANIFEST, SCHEMA, as_plain, describe_file, encoder_as_data, manifest_bytes, spec_as_data
 from kdedge.errors import BundleError
 from kdedge.measured import Cell, References
-
-# Named so that a change in any of them makes a new bundle: together they import every file that ships in kdedge_worker/.
-from kdedge.runtimes import onnxruntime, openvino, tegrastats, tensorrt, torch, worker
 from kdedge.runtimes.job import SCHEMA as JOB_SCHEMA
 
-WORKER_PACKAGE = self_check.PACKAGE
 DATA_FOLDERS = ("artifact", "assets", "golden")
-WORKER_MODULES = (worker, onnxruntime, openvino, tensorrt, torch, tegrastats)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -93,17 +87,6 @@ def pack(cell: Cell, inputs: EncodedInputs, references: References, name: str, *
     digest = _digest_in(raw)
     size = sum(entry.size for entry in entries) + len(raw)
     return Bundle(full_name, artifact.target, artifact.precision, root, digest, (*files, MANIFEST), size, golden.source)
-
-
-def worker_files() -> tuple[Path, ...]:
-    """The files of `kdedge_worker/`: all of the runtimes package."""
-    return tuple(sorted(Path(runtimes.__file__).parent.glob("*.py")))
-
-
-def code_files() -> dict[str, Path]:
-    """Path in the bundle -> file, of all code that ships."""
-    shipped = {f"{WORKER_PACKAGE}/{path.name}": path for path in worker_files()}
-    return {**shipped, "self_check.py": Path(self_check.__file__)}
 
 
 def _copy_code(root: Path) -> None:

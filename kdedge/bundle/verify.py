@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdedge.bundle import self_check
+from kdedge.bundle.code import code_files
 from kdedge.bundle.manifest import MANIFEST, FileEntry, describe_file, entries_of, read_manifest, safe_path
-from kdedge.bundle.pack import DATA_FOLDERS, code_files
+from kdedge.bundle.pack import DATA_FOLDERS
 from kdedge.devices import open_device
 from kdedge.devices.jobs import run_job
 from kdedge.errors import BundleError

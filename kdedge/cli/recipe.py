@@ -18,8 +18,9 @@ def register(app: typer.Typer) -> None:
         import json
 
         from kdedge.recipe_file import recipe_schema
+        from kdedge.tasks import TASKS
 
-        print(json.dumps(recipe_schema(), indent=2))
+        print(json.dumps(recipe_schema(tuple(TASKS)), indent=2))
 
     @group.command()
     def check(recipe: RecipeArgument, set_: SetOption = None) -> None:

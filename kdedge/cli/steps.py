@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from kdedge.pipeline import Until
 
 _STEPS: dict[Until, str] = {
-    "distill": "Get the teacher and distill the student.",
-    "export": "... and export and quantize it for each target.",
-    "validate": "... and compare each artifact with the student and the teacher on the devices.",
-    "profile": "... and measure latency and memory.",
-    "bundle": "... and pack what passes the gate.",
-    "report": "... and write the report (the same as `run`).",
+    "distill": "Run up to the student: get the teacher, distill.",
+    "export": "Run up to the artifacts: export and quantize the student for each target.",
+    "validate": "Run up to fidelity: compare each artifact with the student and the teacher on the devices.",
+    "profile": "Run up to latency and memory of each artifact on the devices.",
+    "bundle": "Run up to the bundles of what passes the gate.",
+    "report": "Run up to the report; the same as `run`.",
 }
 
 

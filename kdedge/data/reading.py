@@ -67,11 +67,21 @@ def read_split(
         RecipeError: an unknown reader, or one that is of no use to the task.
         DataError: the data cannot be read, or its classes do not agree with `classes`.
     """
+    reader, argument = fitting_source(key, text, readers, task)
+    found: ReadSplit = ImportPath(READERS[reader]).load()(argument, split, folder, limit, classes)
+    return found
+
+
+def fitting_source(key: str, text: str, readers: Sequence[str], task: str) -> tuple[str, str]:
+    """Reader and argument of what the recipe's key names, where the reader gives what the task takes.
+
+    Raises:
+        RecipeError: an unknown reader, or one that is of no use to the task.
+    """
     reader, argument = split_source(key, text)
     if reader not in readers:
         raise RecipeError(f"{key}: reader `{reader}` does not give what {task} takes (allowed: {', '.join(readers)})")
-    found: ReadSplit = ImportPath(READERS[reader]).load()(argument, split, folder, limit, classes)
-    return found
+    return reader, argument
 
 
 def numbered_classes(labels: Int64, ids: Sequence[str], where: str) -> tuple[str, ...]:

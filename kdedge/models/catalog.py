@@ -56,7 +56,7 @@ def check(section: ModelSection) -> None:
         case _:
             _check_arguments(section, ImportPath(section.model), dict.fromkeys((*_OFFERED_FOR_IMAGES, *_OFFERED_FOR_TEXTS)))
     if section.weights is not None:
-        _existing(section, section.weights)
+        _existing(section, section.weights, "weights: ")
 
 
 def resolve(section: ModelSection, data: PreparedData, *, as_is: bool = False) -> ModelSpec:
@@ -235,9 +235,9 @@ def _installed(library: str, name: str) -> None:
         raise MissingExtra(library, "vision", f"`{library}:{name}`")
 
 
-def _existing(section: ModelSection, path: Path) -> None:
+def _existing(section: ModelSection, path: Path, key: str = "") -> None:
     if not path.is_file():
-        raise ModelError(f"model `{section.model}`: there is no file {path}")
+        raise ModelError(f"model `{section.model}`: {key}there is no file {path}")
 
 
 def _kind(encoder: Encoder) -> str:

@@ -32,7 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Tree]:
     """The same, with the tree that knows where each key was written, for what is found wrong later (`Tree.placing`)."""
-    tree = parse(_text(path), str(path))
+    tree = parse(text_of(path, "; `kdedge init NAME` writes a recipe to start from"), str(path))
     if tree.value is None:
         raise RecipeError(f"{path}: is empty; `kdedge init NAME` writes a recipe to start from")
     if not isinstance(tree.value, dict):
@@ -52,8 +52,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Tree
     return recipe, tree
 
 
-def recipe_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe, for editors: with the names of targets, and the short forms of teacher and student."""
+def recipe_schema(tasks: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors: with the names of targets (and of `tasks`), and the short forms of teacher and student."""
     schema = Recipe.model_json_schema()
     short = {"type": "string", "description": "The model alone, such as kdedge:cnn or onnx:teacher.onnx"}
     properties = schema["properties"]
@@ -64,6 +64,8 @@ def recipe_schema() -> dict[str, Any]:
         if branch.get("type") == "array":
             branch["items"] = {"anyOf": [short, branch["items"]]}
     schema["$defs"]["ExportSection"]["properties"]["target"]["enum"] = sorted(TARGETS)
+    if tasks:
+        properties["task"]["enum"] = sorted(tasks)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -73,15 +75,20 @@ def _branches(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _branches(branch)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, instead: str = "") -> str:
+    """The text of a small file that a person wrote; `instead` is what to do where there is none.
+
+    Raises:
+        RecipeError: it is not there, cannot be read, is too large, or is no text.
+    """
     try:
         with path.open("rb") as handle:
             content = handle.read(LARGEST + 1)  # not all of it: a device such as /dev/zero has no end
         if len(content) > LARGEST:
-            raise RecipeError(f"{path}: is no recipe: it is larger than {LARGEST >> 20} MB")
+            raise RecipeError(f"{path}: is larger than {LARGEST >> 20} MB: is it the right file?")
         return content.decode("utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: there is no such file; `kdedge init NAME` writes a recipe to start from") from error
+        raise RecipeError(f"{path}: there is no such file{instead}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: is not a text file in UTF-8 (byte {error.start})") from error
     except OSError as error:
@@ -118,7 +125,7 @@ def _override(tree: Tree, override: str) -> None:
     step = _step(inside, key, parts[-1], label)
     key = (*key, step)
     # A gate's rule, such as `>= 0.98`, begins with what YAML takes for a block of text; no such block fits in one argument.
-    inside[step] = text.strip() if text.lstrip().startswith(">") else parse(text, label).value
+    inside[step] = text.strip() if text.lstrip().startswith(">") else parse(text, label, lines=False).value
     for old in [place for place in tree.places if place[: len(key)] == key]:
         del tree.places[old]
     tree.places[key] = label

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdedge.errors import RecipeError
+from kdedge.recipe_file.reading import text_of
 from kdedge.recipe_file.sentences import shown
 from kdedge.recipe_file.yaml_tree import parse
 
@@ -16,13 +17,7 @@ def load_rules(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: the file cannot be read, is not YAML, or holds no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not a text file in UTF-8 (byte {error.start})") from error
-    found = parse(text, str(path)).value
+    found = parse(text_of(path, "; a policy is a file of rules such as `agreement_student: '>= 0.98'`"), str(path)).value
     rules = found.get("gate", found) if isinstance(found, dict) else found
     if not isinstance(rules, dict):
         raise RecipeError(f"{path}: a policy is a mapping such as `agreement_student: '>= 0.98'`, not {shown(rules)}")

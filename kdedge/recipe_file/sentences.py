@@ -39,7 +39,8 @@ def sentences(error: ValidationError, tree: Tree) -> list[str]:
         # A list that has a wrong item is reported as too short as well.
         deeper = any(other[: len(key)] == key and len(other) > len(key) for other in found)
         kept = [entry for entry in entries if not (deeper and entry["type"] == "too_short")]
-        if kept:
+        # A list of fixed length is reported for each value that it lacks; the last one says how many there must be.
+        if kept and not (kept[0]["type"] == "missing" and isinstance(key[-1], int) and (*key[:-1], key[-1] + 1) in found):
             place, what = _sentence(key, kept, tree)
             lines.append(f"{tree.place(place)}: {dotted(place) + ': ' if place else ''}{what}")
     return lines
@@ -86,7 +87,7 @@ def _sentence(key: Key, entries: list[dict[str, Any]], tree: Tree) -> tuple[Key,
         return key, f"unknown key{nearest(str(key[-1]), allowed)} (allowed: {', '.join(allowed)})"
     if kind == "missing":
         if isinstance(key[-1], int):
-            return key[:-1], f"needs more than {key[-1]} values"
+            return key[:-1], f"must be a list of {key[-1] + 1} values, not of {len(_value(tree.value, key[:-1]))}"
         return key, "is missing and has no default"
     value = _value(tree.value, key)
     expected = [_expected(entry) for entry in entries]

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from kdedge.errors import RecipeError
+from kdedge.errors import DataError, ModelError, RecipeError
 
 Key = tuple[str | int, ...]
 
@@ -46,15 +46,16 @@ class Tree:
         """What is found wrong only after the recipe was read (a loss, a figure of the gate) names its key first; say where that stands.
 
         Raises:
-            RecipeError: the one that was raised inside the block, with the place before it where it begins with a key of this tree.
+            RecipeError, ModelError, DataError: the one that was raised inside the block, with the place before it where it begins with a key of
+                this tree.
         """
         try:
             yield
-        except RecipeError as error:
+        except (RecipeError, ModelError, DataError) as error:
             key = _key_before(str(error))
             if not (key and isinstance(self.value, dict) and key[0] in self.value):
                 raise
-            raise RecipeError(f"{self.place(key)}: {error}") from error
+            raise type(error)(f"{self.place(key)}: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,8 +74,8 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _FORMS[f"tag:yaml.org,2002:{_tag}"], list(_first))
 
 
-def parse(text: str, source: str) -> Tree:
-    """Read one YAML document; `source` is what the places call it.
+def parse(text: str, source: str, lines: bool = True) -> Tree:
+    """Read one YAML document; `source` is what the places call it, with the line behind it unless the text is no file (`lines`).
 
     Raises:
         RecipeError: it is not YAML (names line and column), holds a key twice, or a value that has no place in a recipe.
@@ -83,13 +84,15 @@ def parse(text: str, source: str) -> Tree:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise RecipeError(f"{where}: not valid YAML: {error.problem or error.context}{_hint(text, mark)}") from error
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark and lines else source
+        # PyYAML's second half may need its first: "expected a single document in the stream" "but found another document".
+        problem = f"{error.context}, {error.problem}" if str(error.problem).startswith("but ") else error.problem or error.context
+        raise RecipeError(f"{where}: not valid YAML: {problem}{_hint(text, mark)}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: not valid YAML: {str(error).partition(chr(10))[0]}") from error
     except RecursionError as error:
         raise RecipeError(f"{source}: its lists and sections stand inside one another too deeply for a recipe") from error
-    reader = _Reader(source)
+    reader = _Reader(source, lines)
     tree = Tree(reader.value(node, ()) if node is not None else None, source, reader.places)
     if reader.problems:
         raise RecipeError("\n".join(reader.problems))
@@ -109,8 +112,9 @@ def _hint(text: str, mark: yaml.Mark | None) -> str:
 class _Reader:
     """Turns nodes into values; collects the places, and what is wrong."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, lines: bool) -> None:
         self.source = source
+        self.lines = lines
         self.places: dict[Key, str] = {}
         self.problems: list[str] = []
         self.open: list[int] = []
@@ -199,7 +203,7 @@ class _Reader:
         self.problems.append(f"{self.line(node)}: {what}")
 
     def line(self, node: yaml.Node) -> str:
-        return f"{self.source}:{node.start_mark.line + 1}"
+        return f"{self.source}:{node.start_mark.line + 1}" if self.lines else self.source
 
 
 def _is_unicode(text: str) -> bool:

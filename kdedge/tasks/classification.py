@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdedge import progress
 from kdedge.data import UNLABELLED
 from kdedge.data.draws import Stream, sample
-from kdedge.data.reading import ReadSplit, read_split
+from kdedge.data.reading import ReadSplit, fitting_source, read_split
 from kdedge.errors import DataError, ModelError
 from kdedge.recipe import DataSection
 
@@ -49,6 +49,17 @@ class Classification:
             )
         right = (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
         return {self.metric: right.astype(np.float64)}
+
+
+def check_readers(data: DataSection, readers: Sequence[str], task: str) -> None:
+    """Every split must come from a reader that gives what the task takes.
+
+    Raises:
+        RecipeError: names the first whose reader does not.
+    """
+    for split, text in (("train", data.train), ("test", data.test), (UNLABELLED, data.unlabelled)):
+        if text is not None:
+            fitting_source(f"data.{split}", text, readers, task)
 
 
 def read_both(data: DataSection, folder: Path, *, readers: Sequence[str], kind: str, task: str) -> tuple[ReadSplit, ReadSplit]:

@@ -29,6 +29,13 @@ class Task(Protocol):
     metric: str
     logits: str
 
+    def check(self, data: DataSection) -> None:
+        """Refuse what can be refused by looking at the recipe's section alone, before anything is read.
+
+        Raises:
+            RecipeError: a reader, an augmentation or a key that this kind of problem has no use for. The message starts with the recipe's key.
+        """
+
     def prepare(self, data: DataSection, seed: int, folder: Path) -> PreparedData:
         """Read both splits, check them, write what makes opening cheap into `folder`, and say how to open them again.
 

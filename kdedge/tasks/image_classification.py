@@ -13,7 +13,7 @@ from kdedge.data.augment import augment, parse
 from kdedge.data.survey import ImageFacts
 from kdedge.errors import DataError, RecipeError
 from kdedge.recipe import DataSection
-from kdedge.tasks.classification import Classification, calibration_sample, read_both, read_unlabelled
+from kdedge.tasks.classification import Classification, calibration_sample, check_readers, read_both, read_unlabelled
 
 _READERS = ("npz", "folder", "sklearn", "python")
 _FOR_TEXTS = ("max_length", "tokenizer")
@@ -24,6 +24,18 @@ class ImageClassification(Classification):
 
     name = "image-classification"
 
+    def check(self, data: DataSection) -> None:
+        """Look at the section alone.
+
+        Raises:
+            RecipeError: an unknown augmentation, a key that is for texts, a reader that gives no images.
+        """
+        parse(data.augment)
+        for key in _FOR_TEXTS:
+            if key in data.model_fields_set:
+                raise RecipeError(f"data.{key} is for texts; remove it, {self.name} does not use it")
+        check_readers(data, _READERS, self.name)
+
     def prepare(self, data: DataSection, seed: int, folder: Path) -> PreparedData:
         """Read the splits; `limit_train` and `limit_test` take the first N in the reader's order.
 
@@ -31,13 +43,10 @@ class ImageClassification(Classification):
         encoder takes them as they are; `data.size` resizes the shorter side to the larger of height and width, then cuts at the centre.
 
         Raises:
-            RecipeError: an unknown reader or augmentation, a key that is for texts.
+            RecipeError: as `check`.
             DataError: as the readers; labels out of range; images of several sizes without `data.size`; a channel without contrast.
         """
-        parse(data.augment)
-        for key in _FOR_TEXTS:
-            if key in data.model_fields_set:
-                raise RecipeError(f"data.{key} is for texts; remove it, {self.name} does not use it")
+        self.check(data)
         train, test = read_both(data, folder, readers=_READERS, kind="image", task=self.name)
         unlabelled = read_unlabelled(data, folder, train, readers=_READERS, task=self.name)
         if train.images is None or test.images is None:

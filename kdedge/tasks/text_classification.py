@@ -14,7 +14,7 @@ from kdedge.data.encode import lengths
 from kdedge.data.tokenizer import take, train, vocabulary_size
 from kdedge.errors import RecipeError
 from kdedge.recipe import DataSection
-from kdedge.tasks.classification import Classification, calibration_sample, read_both, read_unlabelled
+from kdedge.tasks.classification import Classification, calibration_sample, check_readers, read_both, read_unlabelled
 
 _READERS = ("tsv", "python")
 
@@ -24,6 +24,17 @@ class TextClassification(Classification):
 
     name = "text-classification"
 
+    def check(self, data: DataSection) -> None:
+        """Look at the section alone.
+
+        Raises:
+            RecipeError: an augmentation, a key that is for images, a reader that gives no texts.
+        """
+        _no_augmentation(data.augment)
+        if data.size is not None:
+            raise RecipeError(f"data.size is for images; remove it, {self.name} does not use it")
+        check_readers(data, _READERS, self.name)
+
     def prepare(self, data: DataSection, seed: int, folder: Path) -> PreparedData:
         """Read the splits; `limit_train` and `limit_test` take the first N in the reader's order. The tokenizer is copied, or trained on the
         training texts that are left.
@@ -32,12 +43,10 @@ class TextClassification(Classification):
         number of ids.
 
         Raises:
-            RecipeError: an unknown reader, an augmentation, a key that is for images.
+            RecipeError: as `check`.
             DataError: as the readers; labels out of range; a tokenizer that cannot be read.
         """
-        _no_augmentation(data.augment)
-        if data.size is not None:
-            raise RecipeError(f"data.size is for images; remove it, {self.name} does not use it")
+        self.check(data)
         train_split, test_split = read_both(data, folder, readers=_READERS, kind="text", task=self.name)
         unlabelled = read_unlabelled(data, folder, train_split, readers=_READERS, task=self.name)
         examples = open_examples(train_split.source)

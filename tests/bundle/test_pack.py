@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kdedge.runtimes
+from kdedge import pipeline
 from kdedge.artifact import Dimension, EncodedInputs, InputBucket, TensorSpec, TextEncoder
 from kdedge.bundle import golden, pack, self_check
 from kdedge.bundle.manifest import MANIFEST, as_plain, manifest_bytes, read_manifest
 from kdedge.errors import BundleError
-from kdedge.source import closure_of
 
 RUNTIMES = Path(__file__).parents[2] / "runtimes"
 
@@ -191,20 +193,22 @@ def test_without_a_matching_output_or_example_there_is_no_bundle(work: Any, tmp_
         golden.choose(work.cell(images), EncodedInputs((), 11), work.references(images))
 
 
-def test_a_change_in_any_shipped_file_makes_a_new_bundle() -> None:
-    """The key of the stage follows imports; so every file that ships must be reached by them."""
-    imported = set()
+def test_the_stage_that_packs_reads_every_file_that_ships(work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key then follows them all, also one that nothing imports yet: a new adapter is listed nowhere for this."""
 
-    def spy(module: str, path: Path) -> Any:
-        from kdedge.source import read_module
+    class Recorder:
+        def stage(self, function: str, *inputs: Any, reads: tuple[Path, ...], label: str) -> None:
+            self.reads = reads
 
-        imported.add(path.name if path.parent.resolve() == RUNTIMES.resolve() else path.as_posix())
-        return read_module(module, path)
-
-    closure_of("kdedge.bundle.pack", spy)
-    missing = {path.name for path in pack.worker_files()} - imported
-    assert not missing, f"ships without being imported by pack.WORKER_MODULES: {sorted(missing)}"
-    assert any(name.endswith("bundle/self_check.py") for name in imported)
+    shutil.copytree(RUNTIMES, tmp_path / "runtimes")
+    (tmp_path / "runtimes" / "new_adapter.py").write_text("def open_session(path, options): ...\n")
+    monkeypatch.setattr(kdedge.runtimes, "__file__", str(tmp_path / "runtimes" / "__init__.py"))
+    images, seen = work.images(), Recorder()
+    pipeline.pack(work.cell(images), work.inputs(images), work.references(images), "digits", seen)  # type: ignore[arg-type]
+    files = work.bundle(tmp_path / "out").files
+    code = {Path(file).name for file in files if file.startswith("kdedge_worker/")}
+    assert "new_adapter.py" in code
+    assert {path.name for path in seen.reads} == {*code, "self_check.py"}
 
 
 def test_the_self_check_parses_as_python_3_8_and_needs_only_numpy() -> None:

@@ -151,7 +151,7 @@ def test_an_image_model_is_refused_for_texts(texts: PreparedData) -> None:
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     weights = tmp_path / "none.safetensors"
-    with pytest.raises(ModelError, match=f"model `kdedge:cnn`: there is no file {weights}"):
+    with pytest.raises(ModelError, match=f"model `kdedge:cnn`: weights: there is no file {weights}"):
         resolve(ModelSection(model="kdedge:cnn", weights=weights, normalize="none"), image_data())
 
 
