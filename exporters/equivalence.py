@@ -6,7 +6,7 @@ The tolerance is relative to the scale of the output, max|a - b| <= tolerance * 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,25 @@ def run(model: ir.Model | bytes, feeds: Sequence[Feed], outputs: Sequence[str] |
     Raises:
         GraphRunError: it cannot be opened or run.
     """
+    return list(run_each(model, feeds, outputs, as_written))
+
+
+def run_each(
+    model: ir.Model | bytes, feeds: Iterable[Feed], outputs: Sequence[str] | None = None, as_written: bool = False
+) -> Iterator[dict[str, Array]]:
+    """The same feed by feed, for outputs that need not be in memory together.
+
+    Raises:
+        GraphRunError: as `run`, when the first result or a later one is asked for.
+    """
     session = open_graph(model, as_written)
-    try:
-        names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
-        return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
-    except _ORT_ERRORS as error:
-        raise GraphRunError(said_by(error)) from error
+    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+    for feed in feeds:
+        try:
+            found = session.run(names, dict(feed))
+        except _ORT_ERRORS as error:
+            raise GraphRunError(said_by(error)) from error
+        yield dict(zip(names, found, strict=True))
 
 
 def difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, float]:

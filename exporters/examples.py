@@ -1,8 +1,8 @@
-"""Inputs to export and check a graph with: real ones where there is data, else random ones of the right dtype and range."""
+"""Inputs to export, calibrate and check a graph with: real ones where there is data, else random ones of the right dtype and range."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kdedge.artifact import Dimension, Encoder, PreparedData, TensorSpec, TextEncoder
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
+from kdedge.data.examples import Examples
 from kdedge.exporters.model_file import dimensions_of
 
 Sizes = Mapping[str, int]
@@ -33,6 +34,17 @@ def sizes_to_check(inputs: Sequence[TensorSpec]) -> list[dict[str, int]]:
 def example_feeds(inputs: Sequence[TensorSpec], sizes: Sequence[Sizes], encoder: Encoder, data: PreparedData | None) -> list[Feed]:
     """One feed for each of `sizes`: calibration examples of the training split, encoded as the model's encoder does; random without data."""
     return [random_feed(inputs, size) if data is None else _real_feed(inputs, size, encoder, data) for size in sizes]
+
+
+def encoded(encoder: Encoder, examples: Examples, places: Sequence[int] | npt.NDArray[np.int64], rows: int) -> Iterator[Feed]:
+    """The inputs of the examples at `places`, in this order, `rows` at a time; the last batch may have fewer.
+
+    Raises:
+        DataError: an example cannot be read, or is of another kind than the encoder takes.
+    """
+    chosen = np.asarray(places, np.int64)
+    for start in range(0, len(chosen), rows):
+        yield encode(encoder, examples.raw(chosen[start : start + rows]))
 
 
 def random_feed(inputs: Sequence[TensorSpec], sizes: Sizes, seed: int = 0) -> Feed:

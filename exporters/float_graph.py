@@ -22,6 +22,7 @@ FLOAT_PASSES = (
     "remove_identity",
     "fold_constants",
     "gemm_from_matmul_add",
+    "fold_gemm_factors",
     "fold_batch_normalization",
     "option_a_shortcut",
     "mean_to_global_average_pool",

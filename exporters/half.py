@@ -2,7 +2,8 @@
 
 Runtimes that take precision from the graph (TensorRT from version 10.12 with the flag, 11 always) leave no other way. What stays float32: inputs and
 outputs of the graph, the normalisation in front, operators that sum or exponentiate (`SENSITIVE`), nodes with a constant that float16 cannot hold,
-and what ONNX defines for float32 only. Works on Q/DQ graphs as well: their scales become float16, which ONNX allows from opset 19.
+and what ONNX defines for float32 only. Works on Q/DQ graphs as well: their scales become float16, which ONNX allows from opset 19. Between a
+DequantizeLinear and what computes on its integers no cast is put: runtimes look for the two side by side.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ SCALES_OPSET = 19
 
 @dataclass(frozen=True)
 class Halved:
-    """The float16 graph, and one note for each node that stays float32 because of a constant, with the reason."""
+    """The float16 graph, and one note for each node that stays float32 because of numbers that float16 cannot hold, with the reason."""
 
     model: ir.Model
     notes: tuple[str, ...]
@@ -135,10 +136,22 @@ class _Choice:
                 return False
         values = [node.inputs[place] for place in places] + [value for value in node.outputs if value.dtype == _FLOAT]
         for name in (str(value.name) for value in values if value is not None):
-            if (size := self.largest.get(name, 0.0)) > LARGEST:
-                self.notes.append(f"`{node.name}` ({node.op_type}) stays float32: `{name}` reached {size:.3g}, more than float16's {LARGEST:.0f}")
+            size = self.largest.get(name, 0.0)
+            if size > LARGEST or 0.0 < size < SMALLEST_NORMAL:
+                limit = f"more than float16's {LARGEST:.0f}" if size > LARGEST else f"below float16's normal numbers ({SMALLEST_NORMAL:.2g})"
+                self.notes.append(f"`{node.name}` ({node.op_type}) stays float32: `{name}` reached {size:.3g}, {limit}")
                 return False
+        if (source := self._float32_source(node)) is not None:
+            self.notes.append(f"`{node.name}` ({node.op_type}) stays float32: it computes on the integers of `{source.name}`, which does")
+            return False
         return bool(places) or makes
+
+    def _float32_source(self, node: ir.Node) -> ir.Node | None:
+        """The DequantizeLinear that stays float32, of a node that reads nothing but integers (beside a bias)."""
+        sources = [value.producer() for value in node.inputs[:2] if value is not None and value.dtype == _FLOAT]
+        if any(source is None or source.op_type != "DequantizeLinear" for source in sources):
+            return None
+        return next((source for source in sources if source not in self.half), None)
 
     def _reads_float32(self, value: ir.Value | None) -> bool:
         producer = value.producer() if value is not None else None
@@ -184,13 +197,26 @@ class _Rewriter:
             return self._half_constant(value)
         key = (value, dtype)
         if key not in self.cast_values:
-            suffix = "half" if dtype == _HALF else "float"
-            node = ir.node("Cast", [value], {"to": int(dtype)}, num_outputs=1, name=f"{value.name}/to_{suffix}")
+            name = f"{value.name}/to_{'half' if dtype == _HALF else 'float'}"
+            node = self._dequantize_again(value, name) if dtype == _FLOAT else None
+            if node is None:
+                node = ir.node("Cast", [value], {"to": int(dtype)}, num_outputs=1, name=name)
             made = node.outputs[0]
             made.name, made.dtype, made.shape = node.name, dtype, value.shape
             self.graph.insert_before(user, node)
             self.cast_values[key] = made
         return self.cast_values[key]
+
+    def _dequantize_again(self, value: ir.Value, name: str) -> ir.Node | None:
+        """A second DequantizeLinear that makes a half value in float32; None where another node makes it, or its scale is computed."""
+        producer = value.producer()
+        if producer is None or producer.op_type != "DequantizeLinear":
+            return None
+        scale = next((whole for whole, half in self.constants.items() if half is producer.inputs[1]), None)
+        if scale is None:
+            return None
+        held = [producer.inputs[0], scale, *producer.inputs[2:]]
+        return ir.node("DequantizeLinear", held, dict(producer.attributes), num_outputs=1, name=name)
 
     def _half_constant(self, value: ir.Value) -> ir.Value:
         if value not in self.constants:

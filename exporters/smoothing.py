@@ -25,8 +25,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from kdedge.artifact import ChannelSizes, FloatGraph, PreparedData
+from kdedge.data import open_examples
 from kdedge.errors import ExportError
 from kdedge.exporters.equivalence import GraphRunError, open_graph
+from kdedge.exporters.examples import encoded
 from kdedge.exporters.integer_weights import LARGEST_INTEGER, add_constant
 from kdedge.exporters.model_file import constant, infer_shapes, load_model, tidy
 from kdedge.runtimes.onnxruntime import said_by
@@ -125,18 +127,11 @@ def _run(session: Any, names: Sequence[str], batch: Mapping[str, Array]) -> dict
 
 
 def _batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[str, Array]]:
-    from kdedge.data import open_examples
-    from kdedge.data.encode import encode
-
-    examples = open_examples(data.splits["train"])
-    indices = np.asarray(data.calibration, np.int64)
-    first = model.inputs[0].shape[0]
-    size = first if isinstance(first, int) else BATCH
-    for start in range(0, len(indices), size):
-        chosen = indices[start : start + size]
+    places, first = np.asarray(data.calibration, np.int64), model.inputs[0].shape[0]
+    if isinstance(first, int) and len(places):
         # A graph of one batch size gets its last example again until the batch is full.
-        filled = np.pad(chosen, (0, size - len(chosen)), mode="edge") if isinstance(first, int) else chosen
-        yield encode(model.encoder, examples.raw(filled))
+        places = np.pad(places, (0, -len(places) % first), mode="edge")
+    return encoded(model.encoder, open_examples(data.splits["train"]), places, first if isinstance(first, int) else BATCH)
 
 
 # ---- smoothing -------------------------------------------------------------------------------------------------------------

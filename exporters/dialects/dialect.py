@@ -103,8 +103,8 @@ class Dialect:
     `weight_storage`: "integer" (an integer constant and a DequantizeLinear) or "float" (a float constant, Q and DQ, which the runtime folds).
     `bias`: "int32" with scale activation x weight, or "float". `places`: where activations are quantized. `moves_integers`: operators that
     work on the integers themselves, between Q and DQ. `rest`: type of what stays float; the pass that casts it runs after lowering.
-    `smallest_scale`: scales are raised to it (2^-14 is the smallest that a float16 holds without being flushed to zero); `smallest_range`: and
-    so is the span of real numbers that an activation's type covers. `per_tensor`: operators whose weights have one scale, though `weight` is
+    `smallest_scale`: scales are raised to it, and what would need smaller ones stays float; `smallest_range`: and so is raised the span of real
+    numbers that an activation's type covers. `per_tensor`: operators whose weights have one scale, though `weight` is
     per channel. `fixed`: operators whose output has one scale and zero point, whatever was observed.
     `reads_weights`, `reads_bias`: forms other than `weight_storage` and `bias` that run as fast, so that a file of another tool may have them.
     `drops_activations`: a ReLU or Clip that the integers' range makes superfluous is not written. `demands`: what else a node lacks, "" for nothing.
@@ -135,11 +135,20 @@ class Dialect:
     drops_activations: bool = False
     demands: Callable[[Any], str] = demand_nothing
 
+    @property
+    def largest_scale(self) -> float:
+        """No scale is larger: `rest` holds no such number."""
+        return float(np.finfo(self.rest).max)
+
     def scales(self, wanted: npt.ArrayLike) -> Float32:
-        """Scales as this dialect stores them: float32, not below `smallest_scale`, and numbers that `rest` holds exactly, so that the cast that
-        follows changes no result."""
-        held = np.maximum(np.asarray(wanted, np.float64), self.smallest_scale).astype(self.rest)
-        return np.asarray(held, np.float32)
+        """Scales of one tensor as this dialect stores them: float32, not below `smallest_scale`, and normal numbers that `rest` holds exactly, so
+        that the cast that follows changes no result. Channels are raised to the smallest of them: their steps are no wider than those of the
+        largest channel then. Where even the largest would have to be raised, all are what was wanted: `half.to_half` keeps them in float32."""
+        scales = np.maximum(np.asarray(wanted, np.float64), self.smallest_scale)
+        normal = float(np.finfo(self.rest).smallest_normal)
+        if 0.0 < np.max(wanted, initial=0.0) < normal:
+            return scales.astype(np.float32)
+        return np.maximum(scales, normal).astype(self.rest).astype(np.float32)
 
     def operators(self, where: Where) -> frozenset[str]:
         """The operators of all places of one kind."""

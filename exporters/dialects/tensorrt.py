@@ -43,7 +43,6 @@ DIALECT = Dialect(
     minimum_opset=13,
     maximum_opset=20,
     maximum_ir=9,
-    smallest_scale=2.0**-14,
     reads_nothing_else=True,
     refuses=slower_as_integers,
     forbidden=INTEGER_OPERATORS,

@@ -142,7 +142,9 @@ def _scale(scale: Array, kind: str, dialect: Dialect, opset: int) -> Iterator[st
         return
     if scale.dtype == np.float16 and opset < FLOAT16_SCALES_FROM_OPSET:
         yield f"a float16 scale needs opset {FLOAT16_SCALES_FROM_OPSET}, the file has {opset}"
-    if dialect.rest == "float16" and kind != "bias":
+    # Scales that are small as a whole stay float32, and so does what computes on their integers.
+    small = scale.dtype == np.float32 and scale.max() < SMALLEST_NORMAL_FLOAT16
+    if dialect.rest == "float16" and kind != "bias" and not small:
         with np.errstate(over="ignore"):
             halves = scale.astype(np.float16).astype(np.float64)
         if not np.isfinite(halves).all() or (halves < SMALLEST_NORMAL_FLOAT16).any():

@@ -49,8 +49,10 @@ class Input:
 
 
 class Calls(Protocol):
-    """Calls of a graph, one by one. `joined`: several may be given in one call, stacked along axis 0."""
+    """Calls of a graph, one by one. `counted`: axis 0 of every input counts examples; `joined`: and it may have any size, so that several may be
+    given in one call, stacked along it."""
 
+    counted: bool
     joined: bool
 
     def __len__(self) -> int:
@@ -151,9 +153,8 @@ class _Stacked:
         self._inputs, self._where = {each.name: each for each in inputs}, where
         self._rows = _rows_of_a_call(inputs, self._whole, where)
         self._calls = self._count()
-        self.joined = (
-            self._rows == 1 and not any(self._whole.values()) and all(each.shape is None or not isinstance(each.shape[0], int) for each in inputs)
-        )
+        self.counted = not any(self._whole.values())
+        self.joined = self.counted and self._rows == 1 and all(each.shape is None or not isinstance(each.shape[0], int) for each in inputs)
 
     def _count(self) -> int:
         calls = {name: len(array) // (1 if self._whole[name] else self._rows) for name, array in self._arrays.items()}
@@ -212,7 +213,7 @@ def _rows_of_a_call(inputs: Sequence[Input], whole: Mapping[str, bool], where: s
 class _Files:
     """One file a call."""
 
-    joined = False
+    counted = joined = False
 
     def __init__(self, folder: Path, inputs: Sequence[Input]) -> None:
         self._inputs = inputs

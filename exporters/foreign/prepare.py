@@ -4,7 +4,7 @@ run beside the file as it was given, and refused or undone where outputs change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from kdedge.exporters.passes.apply import apply_passes
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.ranges import read_table, write_table
 from kdedge.exporters.quantize.recover import recover_graph
-from kdedge.exporters.quantize.tensors import write_tensors
 from kdedge.exporters.shapes import fix_shapes
 from kdedge.recipe import QuantizeSection
 
@@ -34,6 +33,7 @@ PASSES = (
     "remove_identity",
     "fold_constants",
     "gemm_from_matmul_add",
+    "fold_gemm_factors",
     "fold_affine",
     "fold_batch_normalization",
     "fold_affine",
@@ -219,21 +219,16 @@ def recover_examples(
     """Stage: what `settings.recover` names, and the observer where it is `best`, on the same examples as the ranges.
 
     Raises:
-        ExportError: as `recover.recover_graph`; also where examples cannot be given together.
+        ExportError: as `recover.recover_graph`; also where calls have no axis of examples.
     """
     assert prepared.path is not None
     inputs = inputs_of(open_graph(prepared.path), prepared.path.name)
     with Examples(data, inputs) as calls:
-        if not (calls.joined and prepared.joined):
+        if not calls.counted:
             raise ExportError(
-                "recovery and the observer `best` need inputs whose axis 0 counts examples and may have any size, "
-                f"and {TOGETHER} examples or more; leave them out here"
+                "recovery and the observer `best` need inputs whose axis 0 counts examples, and here each call is given as it stands; leave them out"
             )
         places, _ = held_back(len(calls))
-        found = recover_graph(prepared.path, read_table(ranges.table), batches(calls, places, BATCH), settings, dialect.load(), folder)
-    table, weights = folder / "ranges.json", None
-    write_table(found.table, table)
-    if found.weights is not None:
-        weights = folder / "weights.safetensors"
-        write_tensors(found.weights, weights)
-    return replace(ranges, table=table, observer=found.table.observer, weights=weights, dialect=dialect.load().name, steps=found.steps)
+        feeds = batches(calls, places, BATCH if prepared.joined else 1)
+        found = recover_graph(prepared.path, read_table(ranges.table), feeds, settings, dialect.load(), folder)
+    return found.written(ranges, dialect.load(), folder)

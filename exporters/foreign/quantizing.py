@@ -29,6 +29,7 @@ from kdedge.exporters.quantize.keep_float import kept_float
 from kdedge.exporters.quantize.lower import LoweredReport
 from kdedge.exporters.quantize.ranges import read_table
 from kdedge.exporters.quantize.roles import WEIGHTED
+from kdedge.exporters.quantize.tensors import read_tensors
 from kdedge.exporters.quantize.wiring import load
 from kdedge.exporters.tensorrt import MODULE, check_with_rtx
 from kdedge.fidelity.divergence import SQNR_LIMIT_DB
@@ -36,6 +37,9 @@ from kdedge.recipe import QuantizeSection
 from kdedge.workspace import Workspace
 
 _HERE = "kdedge.exporters.foreign.prepare"
+
+#: The error of zeros is the output itself: 0 dB, here with room for rounding.
+_AS_FAR_AS_ZEROS_DB = 0.1
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class _Work:
             notes += told
             left = left_float(self.graph, dict(report.reasons), self._reasons(sensitive))
             shares = count_shares(self.graph, report.weighted, calls.feed(0)) if report.weighted else None
-            notes += self._finish(report, original, [calls.feed(0)])
+            notes += self._finish(report, original, self._some(calls))
             after, opset = self.result.stat().st_size, opset_of(load_model(self.result))
             facts: dict[str, Any] = {
                 "dialect": self.dialect.name,
@@ -176,6 +180,17 @@ class _Work:
             _, places = held_back(len(calls))
             here = _runs_here(self.dialect)
             distances = measure(self.model, self.result, batches(calls, places, 1), as_written=not here)
+            if reason := _is_no_closer_than_zeros(distances):
+                return Quantized(
+                    False,
+                    reason,
+                    sizes=(before, after),
+                    distances=distances,
+                    compared=len(places),
+                    held_back=len(calls) > 1,
+                    notes=tuple(notes),
+                    **facts,
+                )
             if not here:
                 notes.append(
                     f"distances are of what the Q/DQ mean, run by ONNX Runtime here; kernels of {self.dialect.name} round otherwise in places"
@@ -201,13 +216,12 @@ class _Work:
     def _lowered(self, calls: Calls) -> tuple[LoweredReport, tuple[str, ...], list[str]]:
         """The lowered file, the nodes that were left float for the sake of `at_least`, and what is to be said of that."""
         table = read_table(self.ranges.table)
-        lowering = Lowering(self.graph, table, self.ranges.weights, self.dialect, not _runs_here(self.dialect), self.result.parent)
+        tensors = {} if self.ranges.weights is None else read_tensors(self.ranges.weights)
+        lowering = Lowering(self.graph, table, tensors, self.dialect, not _runs_here(self.dialect), self.result.parent)
         report = lowering.write((), self.result)
         if self.at_least is None or not report.weighted:
             return report, (), []
-        places, _ = held_back(len(calls))
-        feeds = [calls.feed(place) for place in places[:: max(1, len(places) // EXAMPLES)][:EXAMPLES]]
-        kept, met = keep_enough(lowering, report, feeds, self.at_least)
+        kept, met = keep_enough(lowering, report, self._some(calls), self.at_least)
         outcome = "" if met else ", which was not enough"
         notes = (
             [f"{len(kept)} of {len(report.weighted)} nodes stay float so that outputs keep {self.at_least:g} dB on examples of calibration{outcome}"]
@@ -215,6 +229,11 @@ class _Work:
             else []
         )
         return lowering.write(kept, self.result), kept, notes
+
+    def _some(self, calls: Calls) -> list[Feed]:
+        """A few of the examples that are calibrated on, evenly spread."""
+        places, _ = held_back(len(calls))
+        return [calls.feed(place) for place in places[:: max(1, len(places) // EXAMPLES)][:EXAMPLES]]
 
     def _reasons(self, sensitive: Sequence[str]) -> dict[str, str]:
         """Why nodes stay float that the table keeps so although nobody asked for them."""
@@ -231,7 +250,7 @@ class _Work:
         if self.dialect.rest == "float16" and report.weighted:
             try:
                 raised = raise_opset(model, SCALES_OPSET, feeds, self.model.name)
-                halved = to_half(raised)
+                halved = to_half(raised, feeds=feeds)
                 model, notes = halved.model, list(halved.notes)
             except ExportError as error:
                 notes = [f"the rest stays float32: {error}"]
@@ -272,6 +291,16 @@ class _Work:
                 largest[0] = max(largest[0], TOGETHER)
             found[each.name] = [[min(sizes) for sizes in zip(*shapes, strict=True)], list(shapes[0]), largest]
         return found
+
+
+def _is_no_closer_than_zeros(distances: Sequence[OutputDistance]) -> str:
+    """Why a file is not fit for anything, "" where it may be: an error as large as the output itself. (Of an output that is always 0 the SQNR is at
+    its limit, and says nothing.)"""
+    for one in distances:
+        if one.sqnr is not None and -SQNR_LIMIT_DB < one.sqnr.value <= _AS_FAR_AS_ZEROS_DB:
+            said = f"output `{one.name}` would be no closer to the original's than zeros are (SQNR {one.sqnr.value:.1f} dB)"
+            return f"{said}; --at-least 20 leaves float what costs most, --observer minmax clips nothing"
+    return ""
 
 
 def _without_domains(model: ir.Model) -> ir.Model:

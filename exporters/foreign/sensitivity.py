@@ -6,8 +6,8 @@ noisiest are kept float until the prediction meets the wish; the real file is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.foreign.distance import Runner
 from kdedge.exporters.foreign.inputs import Feed
-from kdedge.exporters.quantize.lower import LoweredReport, lower
-from kdedge.exporters.quantize.ranges import RangeTable, write_table
+from kdedge.exporters.quantize.lower import LoweredReport, lower_table
+from kdedge.exporters.quantize.ranges import RangeTable
+from kdedge.exporters.quantize.tensors import Float32
 from kdedge.progress import advance
 
 Float64 = npt.NDArray[np.float64]
@@ -31,20 +32,19 @@ _ROUNDS, _STRICTER_DB = 6, 2.0
 
 @dataclass(frozen=True)
 class Lowering:
-    """How a graph is lowered: the files, and the dialect. `as_written`: how `Runner` runs it. `folder`: where trials go."""
+    """How a graph is lowered: the file, its ranges, float tensors in the place of its own, the dialect. `as_written`: how `Runner` runs it.
+    `folder`: where trials go."""
 
     graph: Path
     table: RangeTable
-    weights: Path | None
+    tensors: Mapping[str, Float32]
     dialect: Dialect
     as_written: bool
     folder: Path
 
     def write(self, kept: Sequence[str], out: Path) -> LoweredReport:
         """Lower with further nodes kept float."""
-        ranges = self.folder / "trial.json"
-        write_table(replace(self.table, keep_float=tuple(dict.fromkeys((*self.table.keep_float, *kept)))), ranges)
-        return lower(self.graph, ranges, self.dialect, out, self.weights)
+        return lower_table(self.graph, self.table.keeping_float(kept), self.dialect, out, self.tensors)
 
 
 def keep_enough(lowering: Lowering, report: LoweredReport, feeds: Sequence[Feed], at_least: float) -> tuple[tuple[str, ...], bool]:

@@ -16,6 +16,7 @@ from kdedge.exporters.passes import (
     fold_affine,
     fold_batch_normalization,
     fold_constants,
+    fold_gemm_factors,
     fold_normalization,
     gemm_from_matmul_add,
     mean_to_global_average_pool,
@@ -32,6 +33,7 @@ PASSES: dict[str, GraphPass] = {
     for graph_pass in (
         remove_identity.PASS,
         fold_constants.PASS,
+        fold_gemm_factors.PASS,
         gemm_from_matmul_add.PASS,
         fold_affine.PASS,
         fold_batch_normalization.PASS,
@@ -96,5 +98,12 @@ def _objection(candidate: ir.Model, feeds: Sequence[Feed], wanted: Sequence[Mapp
         found = run(tidy(candidate), feeds)
     except GraphRunError as error:
         return f"the graph no longer runs: {error}"
+    before, after = list(wanted[0]), list(found[0])
+    if after != before:
+        return f"its outputs were {_listed(before)} and became {_listed(after)}"
     relative = max(difference(got, want)[1] for got, want in zip(found, wanted, strict=True))
     return "" if relative <= tolerance else f"outputs differ by {relative:.2g} of their scale (allowed {tolerance:g})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -13,11 +13,18 @@ def remove_identity(model: ir.Model) -> int:
     """Remove nodes that do nothing. Graph inputs and outputs keep their names."""
     before = len(model.graph)
     for node in list(model.graph):
-        if _does_nothing(node) and not node.outputs[0].is_graph_output():
-            node.outputs[0].replace_all_uses_with(node.inputs[0])
-            model.graph.remove(node, safe=True)
-    if not any(node.graph is not model.graph for node in model.graph.all_nodes()):
-        common.IdentityEliminationPass()(model)  # of a subgraph it would move outputs, which onnx-ir refuses
+        if not _does_nothing(node):
+            continue
+        source, made = node.inputs[0], node.outputs[0]
+        if not made.is_graph_output():
+            made.replace_all_uses_with(source)
+        elif source.producer() is not None and not source.is_graph_output():
+            # The output under its name, straight from what makes it; a value that is an output already has a name of its own.
+            ir.convenience.replace_all_uses_with(made, source, replace_graph_outputs=True)
+            source.name, source.shape = made.name, source.shape or made.shape
+        else:
+            continue
+        model.graph.remove(node, safe=True)
     common.CommonSubexpressionEliminationPass()(model)
     return before - len(model.graph)
 

@@ -25,14 +25,16 @@ from kdedge.distill.ensemble import Teacher
 from kdedge.distill.spec import Shown
 from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.quantize.aware_judge import Judge
 from kdedge.exporters.quantize.aware_training import Answers, Course, Feeds, train
-from kdedge.exporters.quantize.distance import ROWS, Distance, Gaps, is_closer
+from kdedge.exporters.quantize.distance import ROWS, Gaps
 from kdedge.exporters.quantize.fake_quantize import FakeQuantized, write_lowered
 from kdedge.exporters.quantize.ranges import RangeTable, read_table, write_table
 from kdedge.exporters.quantize.rewriting import load_for
 from kdedge.exporters.quantize.tensors import read_tensors, write_tensors
 from kdedge.exporters.quantize.torch_graph import TorchGraph, unsupported_operators
 from kdedge.models.spec import inputs_of
+from kdedge.progress import message
 from kdedge.recipe import AwareSection, QuantizeSection
 
 RESUMABLE = True
@@ -68,9 +70,9 @@ def aware(
 ) -> CalibratedRanges:
     """Stage: train on the training split (augmented as `augment` says), measure on some of it that neither this nor recovery learns from.
 
-    It is kept where it brings the outputs closer to the float graph's, else the ranges come back as they were. A graph with operators that cannot
-    be trained here, with nothing to train or without an error stays as it is too, untrained; the step's note says so. What a killed attempt left in
-    `folder` is taken up.
+    It is kept where it brings the outputs closer to the float graph's by more than noise (`Judge`), else the ranges come back as they were. A graph
+    with operators that cannot be trained here, with nothing to train or without an error stays as it is too, untrained; the step's note says so. What
+    a killed attempt left in `folder` is taken up.
 
     Raises:
         ExportError: the recipe has no `quantize.aware`, or wants to learn from a teacher and there is none; or there is a single example.
@@ -132,7 +134,8 @@ def learn(
     what: str = "",
 ) -> Learned:
     """The same on plain paths and arrays. `batches` gives inputs by name for all steps from one on (a pure function of the step; for as many as
-    `section.steps`, which must be given); `held`: inputs that are not among them, on which the distance to the float graph is measured.
+    `section.steps`, which must be given); `held`: inputs that are not among them, in random order; on what is made of them (`Judge`) the distance to
+    the float graph is measured.
 
     `folder`: where checkpoints go. `weights`: float tensors that recovery put in place of the graph's. `answers`: what to learn,
     from inputs by name (default: what the float graph answers). `distributions`: outputs [N, classes] that are compared by KL.
@@ -144,11 +147,13 @@ def learn(
     if section.steps is None:
         raise ExportError("give the number of steps: without the data split that they are counted on, epochs mean nothing")
     source, tensors = load_for(model, table), dict(weights or {})
-    judge = Distance(source, [dict(feed) for feed in held])
+    known = tuple(str(value.name) for value in source.graph.outputs if value.name in distributions)
+    judge = Judge(source, held, known)
     before = _gaps(judge, model, table, dialect, tensors)
 
     def as_it_was(note: str) -> Learned:
-        return Learned(tensors, table, _step(before, before, False, note))
+        same = judge.verdict(before, before)
+        return Learned(tensors, table, RecoveryStep("aware", False, same.measure, same.before, same.after, note))
 
     if not before.error.any():
         return as_it_was("it gives what the float graph gives")
@@ -157,24 +162,15 @@ def learn(
     student = FakeQuantized(model, table, dialect, tensors, learned=section.ranges == "learned")
     if not student.learnable():
         return as_it_was("nothing of this graph can be trained")
-    known = tuple(str(value.name) for value in source.graph.outputs if value.name in distributions)
     course = Course(section.steps, section.lr, section.temperature, known, section.seed or 0)
     train(student, batches, answers or TorchGraph(source), course, folder, what)
     trained, ranges = student.hand_over()
     tensors.update(trained)
-    after = _gaps(judge, model, ranges, dialect, tensors)
+    found = judge.verdict(before, _gaps(judge, model, ranges, dialect, tensors))
     remove_checkpoints(folder)
-    note = f"{section.steps} steps of {section.batch_size} examples, ranges {section.ranges}"
-    return Learned(tensors, ranges, _step(before, after, is_closer(after, before), note))
-
-
-def _step(before: Gaps, after: Gaps, kept: bool, note: str) -> RecoveryStep:
-    """Told and judged as recovery's steps are: by the squared error, with the KL in the note."""
-    divergence = (
-        f"KL {before.text()} -> {after.text()} nats on {len(before.error)} examples that were not learned from" if before.kl is not None else ""
-    )
-    text = "; ".join(part for part in (divergence, note) if part)
-    return RecoveryStep("aware", kept, "relative-error", float(before.error.mean()), float(after.error.mean()), text)
+    note = f"{found.note}; {section.steps} steps of {section.batch_size} examples, ranges {section.ranges}"
+    message(f"{dialect.name}: aware {'kept' if found.kept else 'dropped'}: {found.measure} {found.before:.3g} -> {found.after:.3g}; {note}")
+    return Learned(tensors, ranges, RecoveryStep("aware", found.kept, found.measure, found.before, found.after, note))
 
 
 def held_and_rest(size: int, calibration: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -182,13 +178,12 @@ def held_and_rest(size: int, calibration: Sequence[int]) -> tuple[npt.NDArray[np
 
     Up to 1,024 are held, drawn by a fixed seed from those that are no calibration examples: recovery has fitted its rounding to those, and whoever is
     judged on them against it is judged unfairly. Of a split that holds little else, the calibration examples are held (so many that half is left).
+    In random order: neighbours make a pair, and a split may be sorted by class.
     """
     others = np.setdiff1d(np.arange(size, dtype=np.int64), np.asarray(calibration, np.int64))
     count = min(HELD, len(others) // 4)
-    if count >= FEWEST_HELD:
-        held = np.sort(np.random.default_rng(0).permutation(others)[:count])
-    else:
-        held = np.asarray(calibration[: max(1, size // 2)], np.int64)
+    drawn = np.random.default_rng(0).permutation(others)[:count]
+    held = drawn if count >= FEWEST_HELD else np.asarray(calibration[: max(1, size // 2)], np.int64)
     return held, np.setdiff1d(np.arange(size, dtype=np.int64), held)
 
 
@@ -222,6 +217,6 @@ def _answers(guide: Teacher, model: FloatGraph) -> Answers:
     return asked
 
 
-def _gaps(judge: Distance, model: Path, table: RangeTable, dialect: Dialect, tensors: Mapping[str, Float32]) -> Gaps:
+def _gaps(judge: Judge, model: Path, table: RangeTable, dialect: Dialect, tensors: Mapping[str, Float32]) -> Gaps:
     with tempfile.TemporaryDirectory(prefix="aware-") as temporary:
-        return judge.of(write_lowered(model, table, dialect, tensors, Path(temporary)))
+        return judge.gaps(write_lowered(model, table, dialect, tensors, Path(temporary)))

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.artifact import CalibratedRanges, FloatGraph, PreparedData
+from kdedge.data import open_examples
 from kdedge.errors import ExportError
 from kdedge.exporters import model_file
+from kdedge.exporters.examples import encoded
 from kdedge.exporters.quantize.keep_float import kept_float
 from kdedge.exporters.quantize.observers.choices import choices
 from kdedge.exporters.quantize.observers.seen import Seen
@@ -47,13 +49,7 @@ def calibration_batches(model: FloatGraph, data: PreparedData) -> Iterator[dict[
     Raises:
         DataError: an example cannot be read.
     """
-    from kdedge.data import open_examples
-    from kdedge.data.encode import encode
-
-    examples = open_examples(data.splits["train"])
-    indices = np.asarray(data.calibration, np.int64)
-    for start in range(0, len(indices), BATCH):
-        yield encode(model.encoder, examples.raw(indices[start : start + BATCH]))
+    return encoded(model.encoder, open_examples(data.splits["train"]), data.calibration, BATCH)
 
 
 def observe(

@@ -8,6 +8,8 @@ from 0.08 to 0.22 millinats on 256 of them, by more than its interval, with a st
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdedge.errors import ExportError
-from kdedge.exporters.equivalence import GraphRunError, run
+from kdedge.exporters.equivalence import GraphRunError, run_each
 from kdedge.exporters.model_file import to_bytes
 from kdedge.fidelity.divergence import kl_divergence
 from kdedge.intervals import paired_difference
@@ -45,7 +47,8 @@ class Gaps:
 
 
 class Distance:
-    """From the float graph (an `onnx_ir.Model`), on these examples; its outputs are computed once.
+    """From the float graph (an `onnx_ir.Model`), on these examples. Its outputs are computed once and kept on disk: of no graph are those of more
+    than one batch in memory.
 
     Raises:
         ExportError: the graph cannot be run on them, or there are none; or it has no output of numbers.
@@ -56,9 +59,9 @@ class Distance:
             raise ExportError("there are too few calibration examples: some are set aside to measure on, and none is left for that")
         self.batches = batches
         made = _run(to_bytes(reference), batches, "the float graph fails on the calibration examples")
-        self.wanted = [{name: want for name, want in outputs.items() if _holds_numbers(want)} for outputs in made]
-        if not all(self.wanted):
-            raise ExportError("the graph cannot be compared with its quantized form: none of its outputs is a tensor of numbers")
+        self.wanted = _Kept()
+        for outputs in made:
+            self.wanted.add({name: want for name, want in outputs.items() if _holds_numbers(want)})
         self.logits = all(_is_row_an_example(batch, wanted) for batch, wanted in zip(batches, self.wanted, strict=True))
         self.probabilities = self.logits and all(_are_probabilities(next(iter(wanted.values()))) for wanted in self.wanted)
         self.sizes = self._sizes()
@@ -90,9 +93,36 @@ class Distance:
         return {name: max(float(np.concatenate(parts).mean()), float(np.finfo(np.float32).tiny)) for name, parts in sizes.items()}
 
 
-def _run(model: bytes, batches: Sequence[Batch], what: str) -> list[dict[str, Array]]:
+class _Kept:
+    """Outputs of batch after batch in a temporary file that has no name, from which they are read in turn, any number of times."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this is
+        weakref.finalize(self, self.file.close)
+        self.names: list[tuple[str, ...]] = []
+
+    def add(self, outputs: Mapping[str, Array]) -> None:
+        """Append those of one batch.
+
+        Raises:
+            ExportError: there is none.
+        """
+        if not outputs:
+            raise ExportError("the graph cannot be compared with its quantized form: none of its outputs is a tensor of numbers")
+        self.names.append(tuple(outputs))
+        for array in outputs.values():
+            np.save(self.file, array, allow_pickle=False)
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        """One batch after the other; only one reader at a time."""
+        self.file.seek(0)
+        for names in self.names:
+            yield {name: np.load(self.file, allow_pickle=False) for name in names}
+
+
+def _run(model: bytes, batches: Sequence[Batch], what: str) -> Iterator[dict[str, Array]]:
     try:
-        return run(model, batches, as_written=True)
+        yield from run_each(model, batches, as_written=True)
     except GraphRunError as error:
         raise ExportError(f"{what}: {error}") from error
 

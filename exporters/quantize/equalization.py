@@ -57,11 +57,12 @@ class _Group:
     makers: list[Any] = field(default_factory=list)
     readers: list[Any] = field(default_factory=list)
     limits: dict[str, float] = field(default_factory=dict)  # what a Clip makes, and its upper end
+    leaky: list[Any] = field(default_factory=list)  # what a LeakyRelu reads: quantized by itself, and larger below zero than what is made of it
 
     @property
     def read(self) -> tuple[str, ...]:
-        """What the readers read."""
-        return tuple(dict.fromkeys(str(node.inputs[0].name) for node in self.readers))
+        """What the readers read, and leaky activations between."""
+        return tuple(dict.fromkeys(str(value.name) for value in (*(node.inputs[0] for node in self.readers), *self.leaky)))
 
     @property
     def is_spatial(self) -> bool:
@@ -120,6 +121,7 @@ def _groups(graph: Any) -> list[_Group]:
     readers: list[tuple[Any, Any]] = []
     offsets: set[Any] = set()
     limits: list[tuple[Any, float]] = []
+    leaky: list[Any] = []
 
     def find(value: Any) -> Any:
         while leader.setdefault(value, value) is not value:
@@ -139,6 +141,8 @@ def _groups(graph: Any) -> list[_Group]:
                 leader[find(value)] = find(values[0])
             if node.op_type == "Clip" and len(node.inputs) > 2 and node.inputs[2] is not None:
                 limits.append((node.outputs[0], float(np.asarray(constant(node.inputs[2])))))
+            if node.op_type == "LeakyRelu":
+                leaky.append(node.inputs[0])
         else:
             blocked.update(values)
     groups: dict[Any, _Group] = {}
@@ -151,6 +155,9 @@ def _groups(graph: Any) -> list[_Group]:
             groups[find(value)].readers.append(node)
     for value, limit in limits:
         groups[find(value)].limits[str(value.name)] = limit
+    for value in leaky:
+        if find(value) in groups:
+            groups[find(value)].leaky.append(value)
     closed = {find(value) for value in blocked}
     return [group for head, group in groups.items() if head not in closed and group.makers and group.readers and _is_one_axis(group)]
 
@@ -291,7 +298,7 @@ def _floors(group: _Group, seen: Mapping[str, Float64]) -> Float64 | None:
 
 
 def _seen(model: Any, groups: Sequence[_Group], batches: Sequence[Batch], per_channel: bool) -> dict[str, Float64]:
-    """The largest magnitude seen in each channel of what the groups' readers read (only where `per_channel` asks for it) and of what is limited."""
+    """The largest magnitude seen in each channel of what the groups read (only where `per_channel` asks for it) and of what is limited."""
     axes = {name: 1 if group.is_spatial else -1 for group in groups for name in ((*group.read, *group.limits) if per_channel else group.limits)}
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name in axes]
     largest: dict[str, Float64] = {}

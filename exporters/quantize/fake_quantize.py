@@ -23,12 +23,12 @@ from kdedge.exporters import model_file
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize import encoding
 from kdedge.exporters.quantize.encoding import Encoding
-from kdedge.exporters.quantize.lower import lower
+from kdedge.exporters.quantize.lower import lower_table
 from kdedge.exporters.quantize.plan import plan
-from kdedge.exporters.quantize.ranges import EXACT, ActivationRange, RangeTable, Weight, WeightRange, write_table
+from kdedge.exporters.quantize.ranges import EXACT, ActivationRange, RangeTable, Weight, WeightRange
 from kdedge.exporters.quantize.rewriting import load_for
 from kdedge.exporters.quantize.roles import WEIGHTED
-from kdedge.exporters.quantize.tensors import replace_tensors, write_tensors
+from kdedge.exporters.quantize.tensors import replace_tensors
 from kdedge.exporters.quantize.torch_graph import TorchGraph
 from kdedge.exporters.quantize.torch_rounding import Quantize
 from kdedge.exporters.quantize.wiring import bias_place, folded_into, load
@@ -246,15 +246,13 @@ def _straight(smooth: Tensor, exact: Tensor) -> Tensor:
 
 
 def write_lowered(model: Path, table: RangeTable, dialect: Dialect, weights: Mapping[str, Float32], folder: Path) -> Path:
-    """Lower what training hands over, beside its files in `folder`; the path of the lowered graph.
+    """Lower what training hands over to a file in `folder`; its path.
 
     Raises:
         ExportError: as `lower`.
     """
-    ranges, tensors, out = folder / "ranges.json", folder / "weights.safetensors", folder / "lowered.onnx"
-    write_table(table, ranges)
-    write_tensors(weights, tensors)
-    lower(model, ranges, dialect, out, tensors)
+    out = folder / "lowered.onnx"
+    lower_table(model, table, dialect, out, weights)
     return out
 
 

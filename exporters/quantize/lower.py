@@ -19,7 +19,7 @@ from kdedge.exporters.quantize.plan import Plan, plan
 from kdedge.exporters.quantize.ranges import ActivationRange, RangeTable, read_table
 from kdedge.exporters.quantize.rewriting import load_for
 from kdedge.exporters.quantize.roles import WEIGHTED
-from kdedge.exporters.quantize.tensors import read_tensors, replace_tensors
+from kdedge.exporters.quantize.tensors import Float32, read_tensors, replace_tensors
 from kdedge.exporters.quantize.wiring import constant
 
 
@@ -44,10 +44,17 @@ def lower(model_path: Path, ranges_path: Path, dialect: Dialect, out: Path, weig
     Raises:
         ExportError: a file cannot be read, the table or the weights were made from another graph, or the opset is outside the dialect's.
     """
-    table = read_table(ranges_path)
+    return lower_table(model_path, read_table(ranges_path), dialect, out, {} if weights is None else read_tensors(weights))
+
+
+def lower_table(model_path: Path, table: RangeTable, dialect: Dialect, out: Path, tensors: Mapping[str, Float32]) -> LoweredReport:
+    """The same from a table and tensors at hand, for those who lower one graph many times.
+
+    Raises:
+        ExportError: as `lower`.
+    """
     model = load_for(model_path, table)
-    if weights is not None:
-        replace_tensors(model.graph, read_tensors(weights))
+    replace_tensors(model.graph, tensors)
     _check_opset(model, dialect, model_path.name)
     _check_table(model.graph, table, model_path.name)
     decided = plan(model.graph, table, dialect)

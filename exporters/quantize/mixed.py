@@ -23,18 +23,19 @@ import numpy.typing as npt
 from kdedge import progress
 from kdedge.artifact import Artifact, CalibratedRanges, FloatGraph, ImportPath, Lineage, MixedTrial, ModelFiles, Precision, PreparedData, RecoveryStep
 from kdedge.data import open_examples
-from kdedge.data.encode import encode
 from kdedge.errors import DeviceError, ExportError, MeasurementError
 from kdedge.exporters.build import build
 from kdedge.exporters.equivalence import run
+from kdedge.exporters.examples import encoded
 from kdedge.exporters.model_file import load_model
 from kdedge.exporters.quantize.bench import Bench, Timed
 from kdedge.exporters.quantize.budget import read_budget
 from kdedge.exporters.quantize.distance import WORST
 from kdedge.exporters.quantize.journal import Journal
-from kdedge.exporters.quantize.lower import LoweredReport, lower
+from kdedge.exporters.quantize.lower import LoweredReport, lower_table
 from kdedge.exporters.quantize.mixed_search import Layer, search
 from kdedge.exporters.quantize.ranges import RangeTable, read_table, write_table
+from kdedge.exporters.quantize.tensors import read_tensors
 from kdedge.fidelity.agreement import top1_agreement
 from kdedge.fidelity.divergence import kl_divergence
 from kdedge.measured import DeviceIdentity
@@ -160,8 +161,8 @@ def _examples(model: FloatGraph, data: PreparedData, logits: str) -> tuple[_Judg
     for first in (0, 1):
         chosen = np.asarray(data.calibration[first::2][: max(MOST_EXAMPLES, fixed)], np.int64)
         size = fixed or _BATCH
-        starts = range(0, len(chosen) - size + 1 if fixed else len(chosen), size)  # a graph of one size takes whole batches alone
-        feeds = tuple(encode(model.encoder, examples.raw(chosen[start : start + size])) for start in starts)
+        whole = chosen[: len(chosen) // size * size] if fixed else chosen  # a graph of one size takes whole batches alone
+        feeds = tuple(encoded(model.encoder, examples, whole, size))
         halves.append(_Judged(feeds, _logits_of(graph, feeds, logits)))
     return halves[0], halves[1]
 
@@ -179,12 +180,13 @@ class _Lowering:
     def __init__(self, model: FloatGraph, ranges: CalibratedRanges, dialect: ImportPath, work: Path) -> None:
         self.model, self.ranges, self.dialect, self.work = model, ranges, dialect.load(), work
         self.table = read_table(ranges.table)
+        self.tensors = {} if ranges.weights is None else read_tensors(ranges.weights)
         self.choices = self._lower(()).weighted
         if not self.choices:
             raise ExportError(f"`mixed` has nothing to choose from: {self.dialect.name} makes no layer of this graph integer")
 
     def table_with(self, kept: tuple[str, ...]) -> RangeTable:
-        return replace(self.table, keep_float=tuple(dict.fromkeys((*self.table.keep_float, *kept))))
+        return self.table.keeping_float(kept)
 
     def outputs(self, kept: tuple[str, ...], feeds: Sequence[Feed], name: str) -> Array:
         """The logits by ONNX Runtime, which follows the Q/DQ of every dialect, in integers or not."""
@@ -192,9 +194,7 @@ class _Lowering:
         return _logits_of(load_model(self.work / "lowered.onnx"), feeds, name)
 
     def _lower(self, kept: tuple[str, ...]) -> LoweredReport:
-        ranges = self.work / "lowering.json"
-        write_table(self.table_with(kept), ranges)
-        return lower(self.model.path, ranges, self.dialect, self.work / "lowered.onnx", self.ranges.weights)
+        return lower_table(self.model.path, self.table_with(kept), self.dialect, self.work / "lowered.onnx", self.tensors)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class _Planner:
         self.plan = Plan()
         self.known = {row.name for row in table.activations}
         self.shared = {row.node for row in table.structure.shared}
-        self.kept = set(table.keep_float)
+        self.beyond = {} if dialect.leaves_no_float else dict(_beyond(graph, table, dialect))
+        self.kept = {*table.keep_float, *self.beyond}
         self.quantized: set[Any] = set()  # values that exist as integers: points, and what moving nodes make of them
         self.wanted: set[Any] = set()  # values that reach a weighted node through nodes that can run on integers
 
@@ -87,7 +88,7 @@ class _Planner:
 
     def _refusal(self, row: Weight, takes: frozenset[str]) -> str:
         if row.node in self.kept:
-            return "kept float by `keep_float`"
+            return self.beyond.get(row.node, "kept float by `keep_float`")
         if row.operator not in takes:
             return f"{self.dialect.name} has no integer kernel for {row.operator}"
         return self.dialect.refuses(row)
@@ -213,6 +214,25 @@ class _Planner:
             for place, value in enumerate(moved_inputs(node)):
                 if value in points and (node, place) not in self.plan.reads.get(value, []):
                     self._quantize_input(node, place)
+
+
+def _beyond(graph: Any, table: RangeTable, dialect: Dialect) -> Iterator[tuple[str, str]]:
+    """Nodes that touch a tensor whose range no scale of the dialect can say, and why they stay float. Of weights the largest channel counts: the
+    others have no wider steps than it has. A tensor of zeros has any scale."""
+    lowest, highest = dialect.activation.limits
+    spans = {
+        row.name: row.symmetric / highest if dialect.activation.symmetric else -np.subtract(*row.affine) / (highest - lowest)
+        for row in table.activations
+    }
+    reaches = {row.name: max(row.symmetric, default=0.0) / dialect.weight.limits[1] for row in table.weights}
+    lowest_scale, highest_scale = dialect.smallest_scale, dialect.largest_scale
+    wanted = {name: scale for name, scale in (*spans.items(), *reaches.items()) if scale > highest_scale or 0.0 < scale < lowest_scale}
+    for node in graph if wanted else ():
+        touched = next((value.name for value in (*node.inputs, *node.outputs) if value is not None and value.name in wanted), None)
+        if touched is not None:
+            scale = wanted[touched]
+            limit = f"large (at most {highest_scale:.3g})" if scale > highest_scale else f"small (at least {lowest_scale:.3g})"
+            yield str(node.name), f"`{touched}` needs steps of {scale:.3g}: no scale of {dialect.name} is so {limit}"
 
 
 def _is_finite_operand(node: Any, place: int) -> bool:

@@ -143,6 +143,10 @@ class RangeTable:
     rewrites: tuple[str, ...] = ()
     schema: int = SCHEMA
 
+    def keeping_float(self, nodes: Iterable[str]) -> RangeTable:
+        """The table with some more nodes that stay float in every dialect."""
+        return replace(self, keep_float=tuple(dict.fromkeys((*self.keep_float, *nodes))))
+
     def activation_ranges(self) -> dict[str, ActivationRange]:
         """Observed ranges by tensor name."""
         return {row.name: row for row in self.activations}

@@ -21,7 +21,7 @@ from kdedge.exporters.quantize.calibrate import calibration_batches, observe
 from kdedge.exporters.quantize.distance import Batch, Distance, Gaps, is_closer, split
 from kdedge.exporters.quantize.equalization import equalize
 from kdedge.exporters.quantize.layers import Lowered
-from kdedge.exporters.quantize.lower import lower
+from kdedge.exporters.quantize.lower import lower_table
 from kdedge.exporters.quantize.probe import BATCH, fixed_batch
 from kdedge.exporters.quantize.ranges import EXACT, OBSERVERS, RangeTable, read_table, with_observer, write_table
 from kdedge.exporters.quantize.rewriting import bias_for_added_channel, load_for, with_normalization_folded
@@ -48,6 +48,15 @@ class Recovered:
     weights: dict[str, Float32] | None
     steps: tuple[RecoveryStep, ...]
 
+    def written(self, before: CalibratedRanges, dialect: Dialect, folder: Path) -> CalibratedRanges:
+        """What the stage before handed over (`before`), with all this written to `folder`."""
+        table, weights = folder / "ranges.json", None
+        write_table(self.table, table)
+        if self.weights is not None:
+            weights = folder / "weights.safetensors"
+            write_tensors(self.weights, weights)
+        return replace(before, table=table, observer=self.table.observer, weights=weights, dialect=dialect.name, steps=self.steps)
+
 
 def recover(
     model: FloatGraph, ranges: CalibratedRanges, data: PreparedData, settings: QuantizeSection, dialect: ImportPath, *, folder: Path
@@ -60,12 +69,7 @@ def recover(
     """
     written: Dialect = dialect.load()
     found = recover_graph(model.path, read_table(ranges.table), calibration_batches(model, data), settings, written, folder)
-    table, weights = folder / "ranges.json", None
-    write_table(found.table, table)
-    if found.weights is not None:
-        weights = folder / "weights.safetensors"
-        write_tensors(found.weights, weights)
-    return replace(ranges, table=table, observer=found.table.observer, weights=weights, dialect=written.name, steps=found.steps)
+    return found.written(ranges, written, folder)
 
 
 def recover_graph(
@@ -152,12 +156,8 @@ class _Recovery:
         message(f"{self.dialect.name}: {name} {'kept' if kept else 'dropped'}: squared error {step.before:.3g} -> {step.after:.3g}; {text}")
 
     def _lowered(self, candidate: _Candidate) -> Path:
-        ranges, out, weights = self.folder / "ranges.json", self.folder / "lowered.onnx", None
-        write_table(candidate.table, ranges)
-        if candidate.weights:
-            weights = self.folder / "weights.safetensors"
-            write_tensors(candidate.weights, weights)
-        lower(self.path, ranges, self.dialect, out, weights)
+        out = self.folder / "lowered.onnx"
+        lower_table(self.path, candidate.table, self.dialect, out, candidate.weights)
         return out
 
     def _reference(self) -> Any:
@@ -208,13 +208,12 @@ class _Recovery:
         # What is not finite stays float, as it does where the graph was calibrated so.
         table = observe(path, self.all, self.settings, total=before.samples, tolerant=True)
         weights = with_observer(table, _weight_observer(before)).weights
-        kept = tuple(dict.fromkeys((*before.keep_float, *table.keep_float)))
         table = replace(
             with_observer(table, before.observer),
             model_sha256=before.model_sha256,
             structure=before.structure,  # equalization changes numbers alone
             weights=weights,
-            keep_float=kept,
+            keep_float=before.keeping_float(table.keep_float).keep_float,
             rewrites=before.rewrites,
         )
         exact = {row.name for row in before.structure.activations if EXACT in row.roles}

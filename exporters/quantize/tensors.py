@@ -52,7 +52,7 @@ def replace_tensors(graph: Any, tensors: Mapping[str, Float32]) -> None:
 
 
 def _replace(graph: Any, value: Any, array: Float32) -> None:
-    tensor = ir.tensor(array, name=value.name)
+    tensor = ir.tensor(np.asarray(array, np.float32), name=value.name)
     if value.is_initializer():
         value.const_value = tensor
         return

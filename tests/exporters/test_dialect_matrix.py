@@ -40,9 +40,6 @@ LEAST_DB, LEAST_DB_7_BITS = 28.0, 24.0
 # Combinations that nobody should ship: the runtime takes the file and returns other numbers, without a word.
 MISREAD = {("openvino", "concat", "tensorrt"), ("openvino", "transposed", "tensorrt")}
 
-# Not recorded on every kind of machine yet.
-YOUNGER = {"openvino-avx2"}
-
 Column = dict[str, dict[str, str]]
 
 
@@ -72,9 +69,7 @@ def test_what_is_executed_is_what_was_recorded(tmp_path: Path, runtime: str, fam
             f"the table holds for {', '.join(table)}, this is {column_of(runtime)}: record it with python tests/exporters/{Path(__file__).name}"
         )
     found = measured(runtime, family, tmp_path)
-    recorded = table[column_of(runtime)][family]
-    # A dialect that is younger than a machine's column is not in it yet.
-    assert {name: text for name, (text, _) in found.items() if name in recorded or name not in YOUNGER} == recorded
+    assert {name: text for name, (text, _) in found.items()} == table[column_of(runtime)][family]
     for name, (_, decibels) in found.items():
         if runtime == "openvino" and saturates() and dialect(name).weight.bits == 8:
             continue  # what openvino-avx2 is for

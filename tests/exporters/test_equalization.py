@@ -64,6 +64,18 @@ def test_factors_worked_out_by_hand(tmp_path: Path) -> None:
     assert found["wb"].reshape(-1).tolist() == [4.0, 4.0]
 
 
+def test_what_a_leaky_relu_reads_counts_for_it_is_quantized_too(tmp_path: Path) -> None:
+    graph = Graph(channels=1, size=2)
+    # On images of 0 to 1: the first channel from 0 to 1, the second from -1 to 0, of which the leaky ReLU leaves -0.01.
+    graph.op("Conv", "a", "image", graph.constant("wa", [[[[1.0]]], [[[-1.0]]]]), channels=2)
+    graph.op("LeakyRelu", "leaky", "a", alpha=0.01)
+    path = graph.write(tmp_path / "g.onnx", graph.conv("deep", "leaky", 2, kernel=1, group=2))
+    batch = [{"image": np.linspace(0, 1, 4, dtype=np.float32).reshape(1, 1, 2, 2)}]
+    found = equalize(load(path), batch, per_channel=True)
+    ((array,),) = list(stream(load(changed(path, found)), ["a"], batch))
+    assert np.abs(array).max(axis=(0, 2, 3)).tolist() == pytest.approx([1.0, 1.0])
+
+
 def test_channels_come_to_like_sizes_also_around_a_depthwise_convolution(tmp_path: Path) -> None:
     path = uneven(tmp_path / "g.onnx")
     batch = [{"image": images(8)}]

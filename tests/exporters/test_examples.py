@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from kdedge.artifact import Dimension, ImageEncoder, ImportPath, PreparedData, SplitSource, TensorSpec, TextEncoder
 from kdedge.errors import ExportError, MissingExtra
 from kdedge.exporters import examples
-from kdedge.exporters.examples import example_feeds, random_feed
+from kdedge.exporters.examples import encoded, example_feeds, random_feed
 from kdedge.exporters.model_file import dimensions_of
 from kdedge.exporters.needs import need
 
@@ -33,6 +33,15 @@ def prepared(raw: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Prepare
     monkeypatch.setattr(examples, "open_examples", lambda split: Opened(raw))
     split = SplitSource(ImportPath("reader:read"), {}, len(raw), "hash")
     return PreparedData(ImportPath("task:TASK"), {"train": split, "test": split}, ("a", "b"), (2, 0), encoder)
+
+
+def test_examples_are_encoded_in_their_order_some_at_a_time() -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8)
+    encoder, opened = ImageEncoder(size=(4, 4)), cast("Any", Opened(raw))
+    batches = list(encoded(encoder, opened, [6, 0, 5, 2, 3], 2))
+    assert [len(batch["image"]) for batch in batches] == [2, 2, 1]
+    np.testing.assert_allclose(np.concatenate([batch["image"] for batch in batches]), raw[[6, 0, 5, 2, 3]].transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    assert list(encoded(encoder, opened, [], 2)) == []
 
 
 def test_images_are_the_calibration_examples_repeated_to_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
-from onnx.utils import Extractor
+from fake_quantized import compare_nodes, exported, session, where_sure
 from onnx_text import graph
 from small_graphs import calibrated, concat, depthwise, images, option_a, residual
 from torch import Tensor
@@ -24,9 +22,6 @@ from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.model_file import save_model
 from kdedge.exporters.quantize.calibrate import observe
 from kdedge.exporters.quantize.fake_quantize import FakeQuantized
-from kdedge.exporters.quantize.lower import lower
-from kdedge.exporters.quantize.ranges import write_table
-from kdedge.exporters.quantize.tensors import write_tensors
 from kdedge.exporters.quantize.torch_call import Call
 from kdedge.exporters.quantize.torch_graph import TorchGraph
 from kdedge.exporters.quantize.torch_rounding import dequantize_linear, quantize_linear, rounded
@@ -96,15 +91,6 @@ def moved(path: Path, target: Dialect, amount: float = 0.5, learned: bool = True
                 is_range = parameter is student.activations or parameter is student.channels
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=amount * (0.1 if is_range else 1.0))
     return student
-
-
-def exported(student: FakeQuantized, path: Path) -> Path:
-    tensors, table = student.hand_over()
-    write_tensors(tensors, path.with_suffix(".safetensors"))
-    write_table(table, path.with_suffix(".json"))
-    out = path.with_name("out.onnx")
-    lower(path, path.with_suffix(".json"), student.dialect, out, path.with_suffix(".safetensors"))
-    return out
 
 
 @pytest.mark.parametrize("make", GRAPHS)
@@ -177,80 +163,32 @@ def test_gradients_reach_weights_biases_and_ranges(tmp_path: Path) -> None:
 # ---- against ONNX Runtime --------------------------------------------------------------------------------------------------
 
 
-def session(model: Any, integer: bool) -> Any:
-    """Kernels on integers (QLinearConv and its like), or the float arithmetic that Q and DQ stand for."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    options.add_session_config_entry("session.x64quantprecision", "1")  # no saturation, whichever CPU this is
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if integer else level.ORT_DISABLE_ALL
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def points(model: onnx.ModelProto) -> list[str]:
-    constants = {held.name for held in model.graph.initializer}
-    return [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
-
-
-def read_by(model: onnx.ModelProto, wanted: str, codes: set[str]) -> list[str]:
-    """The nearest codes (and graph inputs) that a value is made of."""
-    makers = {output: node for node in model.graph.node for output in node.output}
-    found, waiting, seen = [], [wanted], set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name != wanted and (name in codes or name == "image"):
-            found.append(name)
-        elif name in makers:
-            waiting += list(makers[name].input)
-    return found
-
-
-def compare_nodes(path: Path, student: FakeQuantized, inputs: Any, integer: bool) -> tuple[int, int, int]:
-    """Codes, those that differ, and the largest difference, where each node is fed the codes that the torch module has."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    names = points(model)
-    with torch.no_grad():
-        made = student({"image": torch.from_numpy(inputs)}, names)
-    kind = np.int8 if student.dialect.activation.signed else np.uint8
-    feeds = {"image": inputs, **{name: value.numpy().astype(kind) for name, value in made.items()}}
-    total = differing = largest = 0
-    for name in names:
-        sources = read_by(model, name, set(names))
-        part = Extractor(model).extract_model(sources, [name])
-        (found,) = session(part.SerializeToString(), integer).run(None, {source: feeds[source] for source in sources})
-        difference = np.abs(found.astype(int) - feeds[name].astype(int))
-        total, differing, largest = total + difference.size, differing + int((difference > 0).sum()), max(largest, int(difference.max()))
-    return total, differing, largest
-
-
 @pytest.mark.parametrize("make", GRAPHS)
 @pytest.mark.parametrize("integer", [False, True], ids=["float arithmetic", "integer kernels"])
 def test_each_node_of_the_export_fed_equal_codes_differs_by_at_most_one(tmp_path: Path, make: Any, integer: bool) -> None:
     path = make(tmp_path / "float.onnx")
     student = moved(path, ONNXRUNTIME)
     out, inputs = exported(student, path), images(16)
-    total, differing, largest = compare_nodes(out, student, inputs, integer)
-    print(f"{make.__name__}: {differing} of {total} codes differ ({differing / total:.2e}), by at most {largest}")
-    assert largest <= 1
-    assert differing <= 1e-3 * total
-    found = session(str(out), integer).run(["logits"], {"image": inputs})[0]
+    found = compare_nodes(out, student, inputs, integer)
+    print(f"{make.__name__}: {found}")
+    assert found.largest <= 1
+    assert found.differing <= 1e-3 * found.codes
+    assert found.output_gap <= 1e-3
+    logits = session(out, integer).run(["logits"], {"image": inputs})[0]
     with torch.no_grad():
         wanted = student({"image": torch.from_numpy(inputs)})["logits"].numpy()
-    sorted_ = np.sort(wanted, axis=1)
-    sure = sorted_[:, -1] - sorted_[:, -2] > (wanted.max() - wanted.min()) / 255
+    sure = where_sure(wanted)
     assert sure.sum() > 8
-    assert (found.argmax(1) == wanted.argmax(1))[sure].all()
+    assert (logits.argmax(1) == wanted.argmax(1))[sure].all()
 
 
 def test_other_dialects_equal_their_export_too(tmp_path: Path) -> None:
     for name in ("openvino", "tensorrt", "onnxruntime-arm"):
         path = residual(tmp_path / f"{name}.onnx")
         student = moved(path, dialect(name))
-        _, _, largest = compare_nodes(exported(student, path), student, images(8), integer=False)
-        assert largest <= 1, name
+        found = compare_nodes(exported(student, path), student, images(8), integer=False)
+        assert found.largest <= 1, name
+        assert found.output_gap <= 1e-3, name
 
 
 def test_a_transformer_like_graph_is_trained_too(tmp_path: Path) -> None:

@@ -85,6 +85,18 @@ def test_a_float16_model_is_quantized_and_keeps_the_types_of_its_inputs_and_outp
     assert any("widened to float32" in note for note in result.notes)
 
 
+def test_a_linear_layer_with_factors_is_quantized(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], "only", alpha=0.125, beta=0.5)]
+    io = [graphs.described("x", ["n", 32])], [graphs.described("y", ["n", 64])]
+    model = graphs.save(tmp_path / "m.onnx", nodes, *io, graphs.constants(w=graphs.random(32, 64), b=graphs.random(64, seed=1)))
+    result, _ = quantized(model, graphs.rows(tmp_path / "c.npz"))
+    assert result.integer == ("only",)
+    assert result.passes == ("fold_gemm_factors",)
+    (distance,) = result.distances
+    assert distance.sqnr is not None
+    assert distance.sqnr.value > 30
+
+
 def test_external_data_is_read_and_counts_in_the_size(tmp_path: Path) -> None:
     model = graphs.classifier(tmp_path / "whole.onnx", channels=32)
     apart = tmp_path / "m.onnx"
@@ -146,6 +158,20 @@ def test_a_batch_size_that_is_baked_in_is_found_and_examples_go_one_by_one(tmp_p
     result, _ = quantized(path, graphs.images(tmp_path / "c.npz"))
     assert result.written
     assert any("a batch size is baked in" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_graph_of_one_batch_size_is_recovered_too(tmp_path: Path, batch: int) -> None:
+    model, data = graphs.classifier(tmp_path / "m.onnx", batch=batch), graphs.images(tmp_path / "c.npz", 100)
+    result, _ = quantized(model, data, observer="best", recover=("equalization", "bias_correction"))
+    assert [note.partition(":")[0] for note in result.notes if "relative-error" in note] == ["observer", "equalization", "bias_correction"]
+
+
+def test_a_batch_size_that_is_baked_in_does_not_stand_in_the_way_of_recovery(tmp_path: Path) -> None:
+    path = graphs.classifier(tmp_path / "m.onnx")
+    bake_batch(path)
+    result, _ = quantized(path, graphs.images(tmp_path / "c.npz"), recover=("bias_correction",))
+    assert any(note.startswith("bias_correction: relative-error") for note in result.notes)
 
 
 def test_what_the_model_says_of_itself_stays_in_it(tmp_path: Path) -> None:
@@ -237,6 +263,23 @@ def test_operators_of_one_runtime_stay_float_and_what_follows_them_is_quantized_
     assert result.integer == ("first", "second")
     assert [(one.node, one.operator, one.reason) for one in result.left] == [("gelu", "com.microsoft.Gelu", "an operator of one runtime")]
     assert {node.domain for node in onnx.load(str(out)).graph.node} == {"", "com.microsoft"}
+
+
+def test_integers_that_are_no_closer_than_zeros_are_not_written(tmp_path: Path) -> None:
+    # One column is a million times as large as the others, and is multiplied by 0: all that counts lies below half a step.
+    weights = graphs.random(32, 64)
+    weights[0] = 0
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "only")]
+    io = [graphs.described("x", ["n", 32])], [graphs.described("y", ["n", 64])]
+    model = graphs.save(tmp_path / "m.onnx", nodes, *io, graphs.constants(w=weights))
+    rows = graphs.random(24, 32)
+    rows[:, 0] = 1e6
+    np.savez(tmp_path / "c.npz", x=rows)
+    result, out = quantized(model, tmp_path / "c.npz")
+    assert not result.written
+    assert not out.exists()
+    assert result.reason.startswith("output `y` would be no closer to the original's than zeros are (SQNR 0.0")
+    assert result.distances
 
 
 def test_nodes_kept_float_on_request_are_listed_with_that_reason(tmp_path: Path) -> None:

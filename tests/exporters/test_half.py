@@ -175,9 +175,32 @@ def node(model: ir.Model, name: str) -> ir.Node:
 
 def test_a_scale_that_float16_would_flush_to_zero_stays_float32(tmp_path: Path) -> None:
     result = halved(qdq(scale=1e-6), tmp_path)
-    assert len(result.notes) == 1
     assert result.notes[0].startswith("`d` (DequantizeLinear) stays float32: its constant `s` is as small as 1e-06")
     assert types(result.model)["d"] == (F32,)
+    assert result.notes[1:] == ("`c` (Conv) stays float32: it computes on the integers of `d`, which does",)
+
+
+def test_nothing_stands_between_integers_and_what_computes_on_them_in_float32(tmp_path: Path) -> None:
+    model = qdq()
+    kept = halved(model, tmp_path, "c").model
+    reads = node(kept, "c").inputs
+    assert [value.dtype for value in reads] == [F32, F32]
+    assert [value.producer().op_type for value in reads] == ["DequantizeLinear"] * 2
+    assert [one.op_type for one in kept.graph].count("DequantizeLinear") == 2  # those in float16 had no other reader
+    feed = {"x": np.random.default_rng(0).random((2, 16, 6, 6), dtype=np.float32)}
+    (wanted,), (found,) = run(model, [feed]), run(kept, [feed])
+    np.testing.assert_allclose(found["y"], wanted["y"], atol=2e-3 * np.abs(wanted["y"]).max())
+
+
+def test_numbers_that_float16_would_flush_on_an_example_stay_float32(tmp_path: Path) -> None:
+    text = "(float[b, 4] x) => (float[b, 4] y) { r = Relu(x) small = Mul(r, k) n = Neg(small) y = Div(n, k) }"
+    model = graph(text, k=np.array(2.0**-13, np.float32))
+    feed = {"x": np.full((1, 4), 2.0**-6, np.float32)}
+    seen = to_half(model, feeds=[feed])
+    assert {name: kinds[0] for name, kinds in types(seen.model).items() if "/" not in name} == {"r": F16, "small": F32, "n": F32, "y": F32}
+    assert seen.notes[0] == "`small` (Mul) stays float32: `small` reached 1.91e-06, below float16's normal numbers (6.1e-05)"
+    np.testing.assert_array_equal(run(seen.model, [feed])[0]["y"], np.full((1, 4), -(2.0**-6)))
+    assert to_half(model, feeds=[{"x": np.zeros((1, 4), np.float32)}]).notes == ()  # zeros are held
 
 
 def test_one_small_scale_among_those_of_the_channels_is_enough(tmp_path: Path) -> None:

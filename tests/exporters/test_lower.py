@@ -62,6 +62,14 @@ def test_a_scale_never_reaches_zero_and_float16_never_flushes_one() -> None:
     assert encoding.encode_activation([row(0, 0)], ONNXRUNTIME).scale == np.float32(2.0**-24)
     scales = encoding.weight_scales(np.array([0.0, 1e-4, 12.7]), None, Encoding(np.float32(1), 0), TENSORRT)
     assert scales.tolist() == [2.0**-14, 2.0**-14, float(np.float32(np.float16(0.1)))]
+    assert encoding.encode_activation([row(0, 0)], TENSORRT).scale == np.float32(2.0**-14)
+
+
+def test_scales_that_are_too_small_for_float16_as_a_whole_are_what_was_wanted() -> None:
+    # They stay float32. Raised to 2^-14, all weights of such a layer would share a handful of integers.
+    scales = encoding.weight_scales(np.array([0.0, 127e-6, 127e-5]), None, Encoding(np.float32(1), 0), TENSORRT)
+    assert scales.tolist() == pytest.approx([2.0**-24, 1e-6, 1e-5], rel=1e-6)
+    assert encoding.encode_activation([row(-127e-6, 0)], TENSORRT).scale == np.float32(1e-6)
 
 
 def test_a_bias_has_the_scale_of_the_sums_and_fits_into_int32() -> None:

@@ -43,6 +43,36 @@ def test_a_wrong_pass_is_reverted_and_named() -> None:
     assert operators(result.model) == ["Relu", "Neg"]
 
 
+def test_a_pass_that_loses_an_output_is_reverted_and_named() -> None:
+    def join(model: ir.Model) -> int:
+        model.graph.outputs.pop()
+        return 1
+
+    model = graph("(float[b, 4] x) => (float[b, 4] y, float[b, 4] z) { y = Relu(x) z = Neg(x) }")
+    result = applied(model, "join", (2, 4), passes={"join": GraphPass("join", (13, 26), join)})
+    assert result.reverted == {"join": "its outputs were `y`, `z` and became `y`"}
+    assert [value.name for value in result.model.graph.outputs] == ["y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("y = Relu(x) z = Identity(y)", ["Relu", "Identity"]),
+        ("a = Relu(x) y = Identity(a) z = Identity(a)", ["Relu", "Identity"]),
+        ("y = Identity(x) z = Identity(y)", ["Identity", "Identity"]),
+        ("a = Identity(x) b = Relu(a) y = Identity(b) z = Neg(b)", ["Relu", "Neg"]),
+    ],
+)
+def test_a_value_that_is_given_out_twice_keeps_both_names(body: str, left: list[str]) -> None:
+    model = graph(f"(float[b, 4] x) => (float[b, 4] y, float[b, 4] z) {{ {body} }}")
+    result = applied(model, "remove_identity", (2, 4))
+    assert result.reverted == {}
+    assert [value.name for value in result.model.graph.outputs] == ["y", "z"]
+    assert sorted(operators(result.model)) == sorted(left)
+    feed = {"x": np.ones((2, 4), np.float32)}
+    np.testing.assert_array_equal(run(result.model, [feed])[0]["z"], run(model, [feed])[0]["z"])
+
+
 def test_a_pass_that_breaks_the_graph_is_reverted_and_named() -> None:
     def misspell(model: ir.Model) -> int:
         model.graph.node(0).op_type = "Relux"
@@ -214,3 +244,38 @@ def test_a_dropout_is_removed_unless_it_trains(inputs: str, left: int) -> None:
 def test_a_dropout_whose_mask_is_read_stays() -> None:
     model = graph("(float[b, 4] x) => (float[b, 4] y) { d, m = Dropout(x) c = Cast<to = 1>(m) y = Mul(d, c) }")
     assert "Dropout" in operators(applied(model, "remove_identity", (2, 4)).model)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "Gemm<alpha = 0.5, beta = 2.0>(x, w, b)",
+        "Gemm<alpha = 0.5>(x, w, b)",
+        "Gemm<beta = -3.0, transB = 1>(x, w, b)",
+        "Gemm<alpha = 0.0, beta = 0.0>(x, w, b)",
+        "Gemm<alpha = 4.0, beta = 2.0>(x, w)",
+        "Gemm<beta = 2.0>(x, w)",
+        "Gemm<alpha = 0.5, beta = 2.0, transA = 1>(x, w, b)",
+    ],
+)
+def test_the_factors_of_a_gemm_go_into_its_constants(call: str) -> None:
+    constants = {"w": np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32), "b": np.array([1, -2, 3, 0], np.float32)}
+    used = {name: array for name, array in constants.items() if f"{name})" in call or f"{name}," in call}
+    result = applied(graph(f"(float[4, 4] x) => (float[4, 4] y) {{ y = {call} }}", **used), "fold_gemm_factors", (4, 4))
+    assert (result.kept, result.reverted) == (("fold_gemm_factors",), {})
+    (gemm,) = result.model.graph
+    assert not {"alpha", "beta"} & set(gemm.attributes)
+    assert ("transB" in gemm.attributes, "transA" in gemm.attributes) == ("transB" in call, "transA" in call)
+
+
+def test_constants_that_other_nodes_read_keep_their_numbers_when_a_gemm_folds_its_factors() -> None:
+    text = "(float[4, 4] x) => (float[4, 4] y) { g = Gemm<alpha = 2.0>(x, w) m = MatMul(x, w) y = Sub(g, m) }"
+    result = applied(graph(text, w=np.eye(4, dtype=np.float32)), "fold_gemm_factors", (4, 4))
+    assert result.kept == ("fold_gemm_factors",)
+
+
+@pytest.mark.parametrize("call", ["Gemm<alpha = 0.5>(x, x, b)", "Gemm<alpha = 0.5, beta = 2.0>(x, w, x)", "Gemm<alpha = 1.0, beta = 1.0>(x, w, b)"])
+def test_a_gemm_that_computes_what_it_multiplies_or_has_no_factors_stays_as_it_is(call: str) -> None:
+    constants = {"w": np.eye(4, dtype=np.float32), "b": np.ones(4, np.float32)}
+    used = {name: array for name, array in constants.items() if f" {name}" in call}
+    assert applied(graph(f"(float[4, 4] x) => (float[4, 4] y) {{ y = {call} }}", **used), "fold_gemm_factors", (4, 4)).kept == ()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from onnx import TensorProto, helper
 from small_graphs import Graph, at_opset, images, lowered, residual, run
 
 from kdedge.errors import ExportError
+from kdedge.exporters import equivalence
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.equivalence import run as run_graph
 from kdedge.exporters.quantize.distance import Distance, Gaps, is_closer, split
@@ -118,6 +121,45 @@ def test_a_lowered_graph_that_does_not_run_is_refused_in_a_sentence(tmp_path: Pa
 def test_no_example_to_measure_on_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="none is left"):
         Distance(load(residual(tmp_path / "g.onnx")), [])
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A session that counts how many of the outputs that it gave are still in memory."""
+
+    held = most = 0
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def get_outputs(self) -> Any:
+        return self.session.get_outputs()
+
+    def run(self, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
+        found: list[Any] = self.session.run(names, feed)
+        for array in found:
+            Watched.held += 1
+            weakref.finalize(array, self._gone)
+        Watched.most = max(Watched.most, Watched.held)
+        return found
+
+    @staticmethod
+    def _gone() -> None:
+        Watched.held -= 1
+
+
+def test_outputs_are_not_held_in_memory_however_many_examples_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph(channels=4)
+    path = graph.write(tmp_path / "g.onnx", graph.conv("conv", "image", 4))
+    opened = equivalence.open_graph
+    monkeypatch.setattr(equivalence, "open_graph", lambda *given, **settings: Watched(opened(*given, **settings)))
+    Watched.held = Watched.most = 0
+    aim = Distance(load(path), [{"image": images(2, channels=4, seed=seed)} for seed in range(20)])
+    assert aim.of(path).error.tolist() == [0.0] * 40
+    assert aim.of(path).error.tolist() == [0.0] * 40  # what was kept of the float graph is read again
+    assert Watched.most <= 3
 
 
 # ---- is it better ----------------------------------------------------------------------------------------------------------

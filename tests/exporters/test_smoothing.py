@@ -126,8 +126,8 @@ def test_a_graph_of_one_batch_size_gets_whole_batches(batch: int | Dimension, ro
     from kdedge.exporters import smoothing
 
     held = np.arange(11)
-    monkeypatch.setattr("kdedge.data.open_examples", lambda source: SimpleNamespace(raw=lambda chosen: held[chosen]))
-    monkeypatch.setattr("kdedge.data.encode.encode", lambda encoder, raw: {"x": raw})
+    monkeypatch.setattr(smoothing, "open_examples", lambda source: SimpleNamespace(raw=lambda chosen: held[chosen]))
+    monkeypatch.setattr("kdedge.exporters.examples.encode", lambda encoder, raw: {"x": raw})
     model: Any = SimpleNamespace(encoder=None, inputs=(TensorSpec("x", "float32", (batch, 3)),))
     data: Any = SimpleNamespace(splits={"train": None}, calibration=tuple(range(11)))
     found = [batch["x"] for batch in smoothing._batches(model, data)]
