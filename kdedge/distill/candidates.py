@@ -18,9 +18,11 @@ Entries = tuple[dict[str, Any], ...]
 
 SEARCHED = ("kd", "dkd", "dist")
 """Losses on logits alone, between which the search chooses."""
-LOSS, ALPHA, TEMPERATURE, STANDARDIZE = "loss", "alpha", "temperature", "standardize"
+LOSS, ALPHA, TEMPERATURE, STANDARDIZE, BETA = "loss", "alpha", "temperature", "standardize", "beta"
 # Alpha is the teacher's weight over the labels'. Published settings reach from 1 (DKD) to 90 (standardised KD, 9 beside 0.1).
 ALPHAS, TEMPERATURES = (0.3, 300.0), (1.0, 20.0)
+# DKD's weight of the other classes over the label, of which the best depends on the pair of networks most of all: its authors' reach from 0.5 to 8.
+BETAS = (0.5, 16.0)
 OWN = "the recipe's own"
 _LABELS = "ce"
 # Of `distill.losses`' default: what labels weigh where the recipe gives them no plain weight.
@@ -30,6 +32,7 @@ PUBLISHED: dict[str, Entries] = {
     "KD": ({"ce": 0.1}, {"kd": 0.9, "temperature": 4.0}),
     "KD, standardised": ({"ce": 0.1}, {"kd": 9.0, "temperature": 2.0, "standardize": True}),
     "DKD": ({"ce": 1.0}, {"dkd": 1.0, "temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+    "DKD for small networks": ({"ce": 1.0}, {"dkd": 1.0, "temperature": 4.0, "alpha": 1.0, "beta": 2.0}),
     "DIST": ({"ce": 1.0}, {"dist": 2.0, "temperature": 4.0}),
 }
 """The settings that the losses' authors publish for CIFAR (Hinton 2015 as CRD's repository sets it; Sun 2024; Zhao 2022; Huang 2022)."""
@@ -57,6 +60,8 @@ class Space:
         """The entries for drawn numbers."""
         name = drawn[LOSS]
         entry: dict[str, Any] = {name: _short(drawn[ALPHA] * self.label_weight), TEMPERATURE: _short(drawn[TEMPERATURE])}
+        if BETA in drawn:
+            entry[BETA] = _short(drawn[BETA])
         if STANDARDIZE in drawn:
             entry[STANDARDIZE] = drawn[STANDARDIZE]
         return ({_LABELS: self.label_weight}, {**entry, **self.extras.get(name, {})}, *self.kept)
@@ -81,12 +86,22 @@ class Space:
         if not (ALPHAS[0] <= alpha <= ALPHAS[1] and TEMPERATURES[0] <= temperature <= TEMPERATURES[1]):
             return {}
         found = {LOSS: name, ALPHA: float(alpha), TEMPERATURE: float(temperature)}
+        if is_balanced(name):
+            beta = taught.get(BETA, defaults[BETA])
+            if not (is_number(beta) and BETAS[0] <= beta <= BETAS[1]):
+                return {}
+            found[BETA] = float(beta)
         return {**found, STANDARDIZE: taught.get(STANDARDIZE, defaults[STANDARDIZE])} if standardizes(name) else found
 
 
 def standardizes(name: str) -> bool:
     """Whether a loss can be asked to standardise the logits."""
     return STANDARDIZE in signature_of(ImportPath(LOSSES[name])).parameters
+
+
+def is_balanced(name: str) -> bool:
+    """Whether a loss weighs the other classes over the label by a beta. (DIST's is another: of its two parts.)"""
+    return name == "dkd"
 
 
 def space_around(section: DistillSection) -> Space:
@@ -100,7 +115,7 @@ def space_around(section: DistillSection) -> Space:
     weight = labels[_LABELS] if labels is not None and is_number(labels[_LABELS]) and labels[_LABELS] > 0 else _USUAL_LABEL_WEIGHT
     kept = tuple(entry for entry in section.losses if _LABELS not in entry and not _on_logits_alone(entry))
     name = next((name for name in SEARCHED if taught is not None and name in taught), None)
-    searched = (name, TEMPERATURE, STANDARDIZE)
+    searched = (name, TEMPERATURE, STANDARDIZE, *([BETA] if name is not None and is_balanced(name) else []))
     extras = {name: {key: value for key, value in taught.items() if key not in searched}} if name is not None and taught is not None else {}
     return Space(float(weight), kept, extras)
 

@@ -21,7 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from kdedge import progress
-from kdedge.distill.candidates import ALPHA, ALPHAS, LOSS, SEARCHED, STANDARDIZE, TEMPERATURE, TEMPERATURES, Candidate, Entries, Space, standardizes
+from kdedge.distill.candidates import (
+    ALPHA,
+    ALPHAS,
+    BETA,
+    BETAS,
+    LOSS,
+    SEARCHED,
+    STANDARDIZE,
+    TEMPERATURE,
+    TEMPERATURES,
+    Candidate,
+    Entries,
+    Space,
+    is_balanced,
+    standardizes,
+)
 from kdedge.distill.seeding import derived
 from kdedge.errors import MissingExtra, WorkspaceError
 
@@ -243,6 +258,8 @@ def _draw(trial: optuna.Trial) -> dict[str, Any]:
         ALPHA: trial.suggest_float(ALPHA, *ALPHAS, log=True),
         TEMPERATURE: trial.suggest_float(TEMPERATURE, *TEMPERATURES, log=True),
     }
+    if is_balanced(drawn[LOSS]):
+        drawn[BETA] = trial.suggest_float(BETA, *BETAS, log=True)
     if standardizes(drawn[LOSS]):
         drawn[STANDARDIZE] = trial.suggest_categorical(STANDARDIZE, (False, True))
     return drawn

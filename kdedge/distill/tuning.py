@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdedge.artifact import ImportPath, PreparedData, SplitSource, TeacherFiles
-from kdedge.distill.candidates import ALPHAS, SEARCHED, TEMPERATURES, Entries, Space
+from kdedge.distill.candidates import ALPHAS, BETAS, SEARCHED, TEMPERATURES, Entries, Space
 from kdedge.distill.losses import LOSSES
 from kdedge.distill.spec import TeacherSpec, TrainingSpec
 from kdedge.estimate import Estimate
@@ -125,7 +125,7 @@ def about(search: Search, teacher: tuple[TeacherSpec, ...], file_digest: Callabl
         "student": search.student,
         "data": (search.data.splits["train"].fingerprint, search.held_out.fingerprint, search.data.classes, training.augment),
         "training": (plain, training.peers, training.mixup, training.view_seed, search.seed),
-        "search space": (search.space, SEARCHED, ALPHAS, TEMPERATURES),
+        "search space": (search.space, SEARCHED, ALPHAS, TEMPERATURES, BETAS),
         "code": code,
     }
     return {name: digest_of(part, file_digest, lambda module: closure_of(module).digest)[:16] for name, part in parts.items()}

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from kdedge.distill.candidates import ALPHA, STANDARDIZE, TEMPERATURE, Entries, written, written_entry
+from kdedge.distill.candidates import ALPHA, BETA, STANDARDIZE, TEMPERATURE, Entries, written, written_entry
 from kdedge.distill.tuning import TrialRecord, Tuning, conclusion
 from kdedge.estimate import FRACTION
 from kdedge.recipe import Recipe
@@ -207,7 +207,7 @@ def _how(tuning: Tuning) -> Section:
         ("one trial", (f"{tuning.epochs} epochs, {tuning.views or 'new'} views of each example, the same first weights and batches for all",)),
         ("given up", ("the worse half after a quarter of the epochs and after half of them; never what was tried first",)),
         ("tried first", ("the recipe's own losses, then those that the authors of the losses publish",)),
-        ("searched", (f"loss, {ALPHA}, {TEMPERATURE}, {STANDARDIZE}: by TPE, jointly",)),
+        ("searched", (f"loss, {ALPHA}, {TEMPERATURE}, {STANDARDIZE}, DKD's {BETA}: by TPE, jointly",)),
         ("study", (tuning.study, tuning.storage)),
     )
     lead = "What the figures are of. The best of many is chosen on the examples that it is scored on, so its figure is too good by some."
