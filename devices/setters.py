@@ -9,6 +9,7 @@ nvpmodel and jetson_clocks: NVIDIA Jetson Linux Developer Guide r36, "Platform P
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -50,6 +51,20 @@ class Change:
     apply: tuple[tuple[str, ...], ...]
     restore: tuple[tuple[str, ...], ...]
     reading: str = "plain"
+
+
+@contextlib.contextmanager
+def settings_on(transport: Transport, root: str, wanted: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """`make_settings` for the time of the block, under a lease that holds for all of it; yields what was changed, in words.
+
+    Raises:
+        DeviceError: as `make_settings` and `undo_left_over`.
+    """
+    said = make_settings(transport, root, wanted)
+    try:
+        yield said
+    finally:
+        undo_left_over(transport, root)
 
 
 def make_settings(transport: Transport, root: str, wanted: Mapping[str, Any]) -> tuple[str, ...]:

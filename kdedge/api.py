@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import cast
 
 from kdedge import progress, ranks
-from kdedge.devices import close_devices, open_device
+from kdedge.devices import close_devices
 from kdedge.distill.tuning import Tuning
-from kdedge.fleet import named_devices
+from kdedge.fleet import open_devices
 from kdedge.pipeline import Until
 from kdedge.pipeline import run as run_pipeline
 from kdedge.recipe import Recipe
@@ -34,9 +34,10 @@ def run(
 ) -> RunResult:
     """Run a recipe (a file, or a `Recipe`) and return everything that it found out.
 
-    `devices` replaces the recipe's, by name. `overrides` are `key=value` as for `--set`. `listener` and `on_stage` are told of progress and of
-    finished stages. Code that a recipe file names by import path is also looked for in the file's folder. Where several processes were launched
-    (`torchrun`), each calls this: the first runs the recipe, training is shared, and all get its result.
+    `devices` replaces the recipe's, by name; one of several that cannot be reached costs its own cells alone. `overrides` are `key=value` as for
+    `--set`. `listener` and `on_stage` are told of progress and of finished stages. Code that a recipe file names by import path is also looked for in
+    the file's folder. Where several processes were launched (`torchrun`), each calls this: the first runs the recipe, training is shared, and all
+    get its result.
 
     Raises:
         KdedgeError: a subclass that says what was wrong, where, and what to do.
@@ -47,7 +48,7 @@ def run(
     with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext(), ranks.leading() as outcome:
         loaded, tree = (recipe, None) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
         try:
-            identities = [open_device(name).identity for name in named_devices(devices)] if devices is not None else None
+            identities = open_devices(devices) if devices is not None else None
             with tree.placing() if tree else contextlib.nullcontext():
                 outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
         finally:

@@ -180,9 +180,15 @@ class Cell:
 @dataclass(frozen=True)
 class DeviceIdentity:
     """What a measurement is keyed by. `machines`: the kinds that this device is, as in `Target.machines` (e.g. x86_64, cuda);
-    `fingerprint`: facts that must be equal for two measurements to be comparable (model, OS, runtime versions, cores)."""
+    `fingerprint`: facts that must be equal for two measurements to be comparable (model, OS, runtime versions, cores).
+
+    `away`: of a device that could not be reached when the run began, how it is (`lost`, `gone`, `does not answer`), and `reason` why; "" where it
+    is there. Nothing else is known of such a device, and nothing is measured on it.
+    """
 
     name: str
     kind: str
     machines: tuple[str, ...]
     fingerprint: dict[str, str]
+    away: str = ""
+    reason: str = ""

@@ -1,5 +1,12 @@
 """From a recipe to a verdict: the stages in order, and what each hands to the next. Read alone, this file shows the whole flow.
 
+    data, teacher, student       training.py: what comes before there is anything to ship
+    float graph                  exported once, checked against the student
+    ranges                       quantizing.py: observed once, brought closer in each dialect that writes integers
+    artifacts                    one a target and precision
+    cells                        an artifact on a device: fidelity to student and teacher, then latency
+    verdict, bundles, report     what passes the gate ships, with its proof
+
 Every `stage("module:function", ...)` is a plain function of its arguments. Its result is read from the workspace when nothing that it
 depends on has changed, and its module is imported only when it has to run.
 """
@@ -12,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from kdedge import progress
 from kdedge.artifact import (
     Artifact,
     ChannelSizes,
@@ -23,11 +31,13 @@ from kdedge.artifact import (
     PreparedData,
     TeacherFiles,
 )
+from kdedge.bundle.code import code_files
+from kdedge.bundle.pack import Bundle
 from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
-from kdedge.devices import open_device, profile_of
+from kdedge.devices import profile_of
 from kdedge.exporters.dialects import DIALECTS
-from kdedge.fleet import abreast, named_devices
+from kdedge.fleet import abreast, open_devices
 from kdedge.gate import decide, parse_policy
 from kdedge.latency.roofline import bound_of, check_against, conditions_of, has_figures, ran_as
 from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
@@ -67,7 +77,7 @@ def run(
     check_recipe(recipe, devices_too=devices is None)
     task = ImportPath(TASKS[recipe.task])
     policy = parse_policy(recipe.gate, task.load().metric)
-    identities = list(devices) if devices is not None else [open_device(name).identity for name in named_devices(recipe.devices)]
+    identities = list(devices) if devices is not None else open_devices(recipe.devices)
 
     data = prepare_data(recipe, workspace)
     # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
@@ -92,10 +102,7 @@ def run(
     if wanted >= _ORDER.index("bundle"):
         verdict = decide(policy, result.cells)
         shipped = (*verdict.shipped, *verdict.unproven)
-        bundles = [
-            stage("kdedge.bundle.pack:pack", cell, inputs, references, recipe.name, label=f"{cell.artifact.target} {cell.artifact.precision}")
-            for cell in shipped
-        ]
+        bundles = [pack(cell, inputs, references, recipe.name, workspace) for cell in shipped]
         result = lay_out(result.having(verdict=verdict, bundles=tuple(bundles)), workspace)
     if wanted >= _ORDER.index("report"):
         result = conclude(result, task, workspace)
@@ -156,9 +163,13 @@ def measure(
     """One cell for each artifact on each device, devices side by side. A cell that fails ends no run."""
 
     def cells_on(device: DeviceIdentity) -> list[Cell]:
-        return [measure_one(recipe, artifact, device, inputs, references, task, workspace, latency_too, again) for artifact in artifacts]
+        cells = []
+        for artifact in artifacts:
+            cells.append(measure_one(recipe, artifact, device, inputs, references, task, workspace, latency_too, again))
+            progress.cell_done(lost=cells[-1].fidelity.lost or cells[-1].latency.lost)
+        return cells
 
-    return tuple(cell for cells in abreast(devices, cells_on) for cell in cells)
+    return tuple(cell for cells in abreast(devices, cells_on, len(artifacts)) for cell in cells)
 
 
 def measure_one(
@@ -173,6 +184,9 @@ def measure_one(
     again: bool,
 ) -> Cell:
     """The fidelity of an artifact on a device, then (if it works there) its latency, which must be possible there."""
+    if device.away:  # by no stage: nothing is kept, and the next run asks the device again
+        lost = Fidelity("failed", device.reason, lost=True), Latency("failed", device.reason, lost=True)
+        return Cell(artifact, device.name, "failed", device.reason, *lost)
     label = f"{artifact.target} {artifact.precision} on {device.name}"
     worker = [ImportPath(name) for name in code_that_runs(artifact.runtime, device)]
     fidelity: Fidelity = workspace.stage(
@@ -192,6 +206,13 @@ def measure_one(
         latency = replace(latency, status="failed", reason=impossible) if impossible else latency
     failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
     return Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy)
+
+
+def pack(cell: Cell, inputs: EncodedInputs, references: References, name: str, workspace: Workspace) -> Bundle:
+    """The bundle of a cell, with the code that runs and checks it: what changes in that makes another bundle."""
+    label = f"{cell.artifact.target} {cell.artifact.precision}"
+    made: Bundle = workspace.stage("kdedge.bundle.pack:pack", cell, inputs, references, name, reads=tuple(code_files().values()), label=label)
+    return made
 
 
 def _catalog_entries(devices: Sequence[DeviceIdentity]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """One measurement while something goes wrong, and what must be true afterwards. `make bench-faults` runs hundreds, the suite a few.
 
-A run is three launches and a validation on a board, with one fault at a random moment: the connection cut (before or after a command was done
-there) for a while or for good, the worker or its supervisor killed, the board restarted (everything of ours there dies), its disk full. Over `ssh`
-connections are cut for real.
+A run is three launches and a validation on a board, on which something is set for the measurement, with one fault at a random moment: the
+connection cut (before or after a command was done there) for a while or for good, the worker or its supervisor killed, the board restarted
+(everything of ours there dies), its disk full. Over `ssh` connections are cut for real.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,26 @@ from kdedge.devices.jobs import run_job
 from kdedge.devices.lease import SECONDS as LEASE_SECONDS
 from kdedge.devices.lease import holder
 from kdedge.devices.local import LocalTransport
-from kdedge.devices.transport import Transport
+from kdedge.devices.setters import undo_left_over
+from kdedge.devices.transport import Completed, Transport
 from kdedge.devices.worker_archive import write_archive
 from kdedge.errors import DeviceError
 from kdedge.runtimes.job import Job, LaunchRule, Result
 
+# What may keep the host from putting back what it set, which the next session does then.
+_CONNECTIONS = ("cut", "cut-after", "outage", "connection")
 KINDS = ("cut", "cut-after", "outage", "connection", "worker killed", "supervisor killed", "restart", "disk full")
 LAUNCHES = 3
+
+# The `settings` of a phone, whose one setting is the file beside it.
+SETTINGS = """#!/bin/sh
+here=$(dirname "$0")
+case "$1" in
+get) cat "$here/setting" ;;
+put) echo "$4" >"$here/setting"; echo "$4" >>"$here/history" ;;
+esac
+"""
+BEFORE = "3"
 
 # Runtime `slow`: the fake one, which takes its time to open, so that faults find it at work, and says which process it was.
 SLOW = """
@@ -65,6 +78,45 @@ class Outcome:
     struck: bool
 
 
+class _WithSettings:
+    """A board that has, besides what it is, the program `settings` of a phone in a folder of ours."""
+
+    def __init__(self, inner: Transport, tools: Path) -> None:
+        self._inner = inner
+        self._tools = tools
+
+    def push(self, local: Path, remote: str) -> int:
+        return self._inner.push(local, remote)
+
+    def pull(self, remote: str, local: Path) -> None:
+        self._inner.pull(remote, local)
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        return self._inner.run([str(self._tools / "settings"), *argv[1:]] if argv[0] == "settings" else argv, timeout, env)
+
+    def spawn(self, argv: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> None:
+        self._inner.spawn(argv, log, env)
+
+    def read_text(self, remote: str) -> str:
+        return self._inner.read_text(remote)
+
+    def alive(self) -> bool:
+        return self._inner.alive()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _settings(folder: Path) -> Path:
+    """A folder with the program `settings`, and how its setting stands."""
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "settings").write_text(SETTINGS)
+    (tools / "settings").chmod(0o755)
+    (tools / "setting").write_text(BEFORE + "\n")
+    return tools
+
+
 def slow_worker(folder: Path) -> Path:
     """A worker archive with the runtime `slow`."""
     package = (RUNTIMES / "__init__.py").read_text() + '\nADAPTERS.update({"fake": "fake", "slow": "slow"})\n'
@@ -77,16 +129,19 @@ def faulty_run(
     """Run one. `reach` opens a transport; `cut` cuts its connections for real (ssh), where that can be done."""
     draw = random.Random(seed)
     kind = draw.choice([each for each in kinds if cut is not None or each != "connection"])
-    root = folder / "board"
+    root, tools = folder / "board", _settings(folder)
     script = _script(kind, draw)
-    transport = FaultyTransport(reach(), script)
+    transport = FaultyTransport(_WithSettings(reach(), tools), script)
     patience = replace(QUICK, outage=3.0, start=10.0, slack=10.0)
-    board = BoardRunner(IDENTITY, transport, sys.executable, str(root), archive=archive, patience=patience)
+    board = BoardRunner(IDENTITY, transport, sys.executable, str(root), wanted={"stay_awake": True}, archive=archive, patience=patience)
     device = Device(IDENTITY, transport, sys.executable, board)
     with _meanwhile(kind, draw, root, cut) as struck:
         ended, wrong = _measured(device, folder)
     board.close()
     wrong += _left_behind(reach, root, may_run_out=kind == "outage")
+    wrong += _left_set(reach, root, tools, may_be_noted=kind in _CONNECTIONS)
+    if "ok" in ended and not (tools / "history").exists():
+        wrong.append("jobs were done without what was to be set for them")
     return Outcome(seed, kind, tuple(ended), tuple(wrong), bool(transport.struck or struck))
 
 
@@ -219,6 +274,18 @@ def _left_behind(reach: Callable[[], Transport], root: Path, may_run_out: bool) 
     finally:
         transport.close()
     return wrong
+
+
+def _left_set(reach: Callable[[], Transport], root: Path, tools: Path, may_be_noted: bool) -> list[str]:
+    """What must not stand otherwise than before. `may_be_noted`: where the connection broke at the end, the next session puts it back."""
+    if (tools / "setting").read_text().strip() != BEFORE and may_be_noted:
+        transport = _WithSettings(reach(), tools)
+        try:
+            undo_left_over(transport, str(root))
+        finally:
+            transport.close()
+    standing = (tools / "setting").read_text().strip()
+    return [] if standing == BEFORE else [f"a setting is left changed: {standing}"]
 
 
 def local() -> Transport:

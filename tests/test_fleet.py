@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,74 @@ def test_ctrl_c_ends_every_device_as_it_would_end_alone(while_they_start: bool, 
     with pytest.raises(KeyboardInterrupt):
         abreast([identity("a"), identity("b")], work)
     assert sorted(ended) == ["a", "b"]
+
+
+class _Watching(progress.Silent):
+    """Keeps every table that it was told, as (name, done, state)."""
+
+    def __init__(self) -> None:
+        self.tables: list[list[tuple[str, int, str]]] = []
+
+    def devices(self, rows: Sequence[progress.DeviceRow]) -> None:
+        assert {row.total for row in rows} <= {1, 3}
+        self.tables.append([(row.name, row.done, row.state) for row in rows])
+
+
+def test_the_table_of_devices_says_of_each_what_is_done_and_how_it_fares() -> None:
+    watching = _Watching()
+
+    def work(device: DeviceIdentity) -> None:
+        progress.device_is(progress.RETRYING)
+        progress.cell_done(lost=device.name == "b")
+        progress.cell_done(lost=False)
+
+    with progress.listening(watching):
+        abreast([identity("a", "local"), identity("b", "local")], work, cells=3)
+    assert watching.tables == [
+        [("a", 0, "waiting"), ("b", 0, "waiting")],
+        [("a", 0, "working"), ("b", 0, "waiting")],
+        [("a", 0, "retrying"), ("b", 0, "waiting")],
+        [("a", 1, "working"), ("b", 0, "waiting")],
+        [("a", 2, "working"), ("b", 0, "waiting")],
+        [("a", 2, "done"), ("b", 0, "waiting")],
+        [("a", 2, "done"), ("b", 0, "working")],
+        [("a", 2, "done"), ("b", 0, "retrying")],
+        [("a", 2, "done"), ("b", 1, "lost")],
+        [("a", 2, "done"), ("b", 2, "working")],
+        [("a", 2, "done"), ("b", 2, "done")],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("how", [progress.LOST, progress.GONE, progress.SILENT])
+def test_a_device_that_was_lost_last_stays_so_in_the_table_by_the_class_of_its_loss(how: str) -> None:
+    watching = _Watching()
+
+    def work(device: DeviceIdentity) -> None:
+        if device.name == "b":
+            progress.device_is(how)
+            progress.cell_done(lost=True)
+
+    with progress.listening(watching):
+        abreast([identity("a"), identity("b")], work, cells=3)
+    assert watching.tables[-2] == [("a", 0, "done"), ("b", 1, how)]
+
+
+def test_a_device_whose_work_went_wrong_is_stopped_and_the_table_ends() -> None:
+    watching = _Watching()
+
+    def work(device: DeviceIdentity) -> None:
+        raise MeasurementError("the board burns")
+
+    with pytest.raises(MeasurementError), progress.listening(watching):
+        abreast([identity("a", "local"), identity("b", "local")], work)
+    assert watching.tables[-2:] == [[("a", 0, "stopped"), ("b", 0, "waiting")], []]
+
+
+def test_one_device_alone_has_no_table_and_who_knows_of_none_hears_of_none() -> None:
+    watching = _Watching()
+    with progress.listening(watching):
+        abreast([identity("a")], lambda device: progress.cell_done(lost=False))
+    assert watching.tables == []
+    with progress.listening(progress.Silent()):
+        abreast([identity("a"), identity("b")], lambda device: progress.device_is(progress.RETRYING))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from kdedge.cli.inspecting import printable
 from kdedge.errors import KdedgeError
 
 INTERRUPTED = "finished stages are kept; run the same command again to go on"
@@ -52,7 +53,7 @@ def explained(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        _end(unexpected(error), 2)
+        _end(unexpected(error) if not _lacks_memory(error) else f"out of memory: {error}; finished stages are kept", 2)
 
 
 def unread() -> NoReturn:
@@ -103,6 +104,14 @@ def missing(error: ModuleNotFoundError) -> str:
     return f"this needs `{module}`, which is not installed; it comes with: pip install 'kdedge[{extra}]'"
 
 
+# torch raises a plain RuntimeError where memory is short, or where sizes are too large for any.
+_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "out of memory")
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
 def unexpected(error: Exception) -> str:
     """The sentence for an exception that nobody foresaw: of the user's own code, where it passed through that, else of kdedge."""
     what = f"{type(error).__name__}: {error}"
@@ -127,5 +136,5 @@ def _is_foreign(file: str) -> bool:
 def _end(sentence: str, code: int) -> None:
     if sys.stdout is not None:
         sys.stdout.flush()
-    print(sentence, file=sys.stderr)
+    print("\n".join(printable(line) for line in sentence.split("\n")), file=sys.stderr)
     sys.exit(code)

@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         else:
             print("\n".join(lines(facts)))
             if dialect is not None:
-                print("\n".join((f"{len(found)} violation(s) of dialect {dialect}", *(f"  {line}" for line in found))))
+                print("\n".join((f"{len(found)} violation(s) of dialect {dialect}", *(printable(f"  {line}") for line in found))))
             if executed:
                 print("\n".join(("executed", *(printable(f"  {line}") for line in lines_of(ran)))))
             if device is not None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdedge.errors import BundleError, DialectError, ExportError, KdedgeError
+from kdedge.errors import BundleError, ExportError, KdedgeError
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    """What a file says must not steer the terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    """The text in one line, without what would steer the terminal: names come out of files that anybody may have made."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def violations(path: Path, dialect: str) -> list[str]:
@@ -45,17 +45,13 @@ def violations(path: Path, dialect: str) -> list[str]:
         KdedgeError: there is no such dialect, or no ONNX file.
     """
     from kdedge.artifact import ImportPath
-    from kdedge.exporters.dialects import DIALECTS
-    from kdedge.exporters.dialects.validate import validate
+    from kdedge.exporters.dialects import DIALECTS, validate
+    from kdedge.exporters.quantize.wiring import load
 
     if dialect not in DIALECTS:
         raise KdedgeError(f"there is no dialect `{dialect}` (allowed: {', '.join(sorted(DIALECTS))})")
     file = graph_in(path, "a dialect is checked on ONNX alone")[0] if path.is_dir() else _existing(path)
-    try:
-        validate(file, ImportPath(DIALECTS[dialect]).load())
-    except DialectError as error:
-        return [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-    return []
+    return validate.violations(load(file), ImportPath(DIALECTS[dialect]).load())
 
 
 def graph_in(folder: Path, why: str) -> tuple[Path, dict[str, Any]]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdedge import progress
+from kdedge.cli.inspecting import printable
 from kdedge.workspace import StageEvent
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import TaskID
+    from rich.table import Table
 
     from kdedge.pipeline import Until
     from kdedge.report.result import RunResult
@@ -100,15 +103,27 @@ class _Quiet:
 
 
 class _Shown:
-    """Stages as lines on standard error. What runs now is a bar where that is a terminal: one a device where several work side by side, each told of
-    by a thread of its own."""
+    """Stages as lines on standard error. What runs now is a bar where that is a terminal, one a thread; several devices are a live table there, one
+    row a device: what it does, cells done of all, and how it fares. Without a terminal a device has a line when that changes."""
 
     def __enter__(self) -> tuple[progress.Listener, Callable[[StageEvent], None]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        shown = self
+
+        class Bars(Progress):
+            """The bars, below the table of devices where there is one."""
+
+            def get_renderables(self) -> Iterable[RenderableType]:
+                if shown.rows:
+                    yield shown.table()
+                yield from super().get_renderables()
+
         console = Console(stderr=True, highlight=False)
-        self.bars = Progress(
+        self.rows: tuple[progress.DeviceRow, ...] = ()
+        self.doing: dict[str, str] = {}  # by device
+        self.bars = Bars(
             TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -127,21 +142,50 @@ class _Shown:
         self.bars.stop()
 
     def advance(self, what: str, done: int, total: int, note: str) -> None:
+        device = progress.device_name()
+        if device:  # its row in the table says it
+            self.doing[device] = f"{what} {done}/{total} {note}".rstrip()
+            return
         with self.lock:
             own = self.tasks.setdefault(threading.get_ident(), {})
+            what, note = printable(what), printable(note)
             if what not in own:
                 own[what] = self.bars.add_task(what, total=total, note=note)
             self.bars.update(own[what], completed=done, total=total, note=note)
 
+    def devices(self, rows: Sequence[progress.DeviceRow]) -> None:
+        states = {row.name: row.state for row in self.rows}
+        self.rows = tuple(rows)
+        if not self.bars.disable:
+            self.bars.refresh()
+            return
+        for row in rows:
+            if row.state not in (states.get(row.name), progress.WAITING):
+                self.message(f"{row.name}: {row.state}, {row.done} of {row.total} cells done")
+
+    def table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, padding=(0, 1))
+        for heading in ("device", "cells", "state"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("doing", overflow="ellipsis", no_wrap=True)
+        for row in self.rows:
+            doing = self.doing.get(row.name, "") if row.state in (progress.WORKING, progress.RETRYING) else ""
+            table.add_row(*map(Text, (row.name, f"{row.done}/{row.total}", row.state, doing)))
+        return table
+
     def message(self, text: str) -> None:
-        self.bars.console.print(f"  {text}", markup=False)
+        self.bars.console.print(f"  {printable(text)}", markup=False)
 
     def event(self, event: StageEvent) -> None:
         took = "cached" if event.cached else f"{event.seconds:.1f} s"
+        self.doing.pop(progress.device_name(), None)
         with self.lock:
             for task in self.tasks.pop(threading.get_ident(), {}).values():
                 self.bars.remove_task(task)
-            self.bars.console.print(f"{event.name:<56}{took:>10}", markup=False)
+            self.bars.console.print(f"{printable(event.name):<56}{took:>10}", markup=False)
 
 
 def listener_of(quiet: bool) -> _Quiet | _Shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kdedge.cli.inspecting import printable
 from kdedge.estimate import Estimate
 from kdedge.latency import telling
 from kdedge.measured import Cell
@@ -36,15 +37,20 @@ def print_result(result: RunResult, console: Console | None = None) -> None:
     if result.cells:
         console.print(_cells(result, console))
         for line in _notes(result.cells):
-            console.print(line, markup=False)
+            _say(console, line)
     else:
         for artifact in result.artifacts:
-            console.print(f"{name_of(artifact)}: {size(artifact.size_bytes)}  {artifact.main.files[0]}", markup=False, soft_wrap=True)
+            _say(console, f"{name_of(artifact)}: {size(artifact.size_bytes)}  {artifact.main.files[0]}", soft_wrap=True)
     if result.verdict:
-        console.print(f"gate: {result.verdict.verdict}", markup=False, style=f"bold {_STYLES.get(result.verdict.verdict, '')}".rstrip())
+        _say(console, f"gate: {result.verdict.verdict}", style=f"bold {_STYLES.get(result.verdict.verdict, '')}".rstrip())
         for line in result.verdict.reasons:
-            console.print(f"  {line}", markup=False)
+            _say(console, f"  {line}")
     _print_places(result, console)
+
+
+def _say(console: Console, line: str, style: str = "", soft_wrap: bool = False) -> None:
+    """Print a line that may hold names out of files: as text, whatever it looks like."""
+    console.print(printable(line), markup=False, style=style, soft_wrap=soft_wrap)
 
 
 def _print_models(result: RunResult, console: Console) -> None:
@@ -55,22 +61,22 @@ def _print_models(result: RunResult, console: Console) -> None:
     for name in ("teacher", "student"):
         if name in scores:
             count = f", {parameters[name]:,} parameters" if parameters.get(name) else ""
-            console.print(f"{name}: {result.task_metric} {interval(scores[name])}{count}", markup=False)
+            _say(console, f"{name}: {result.task_metric} {interval(scores[name])}{count}")
     if "agreement_teacher" in scores:
-        console.print(f"the student agrees with the teacher on {interval(scores['agreement_teacher'])} of the test examples", markup=False)
+        _say(console, f"the student agrees with the teacher on {interval(scores['agreement_teacher'])} of the test examples")
     if warned := warning(result):
-        console.print(f"warning: {warned}", markup=False, style="yellow")
+        _say(console, f"warning: {warned}", style="yellow")
     for line in (*cost_lines(result), *comparison_lines(result)):
-        console.print(line, markup=False)
+        _say(console, line)
 
 
 def _print_places(result: RunResult, console: Console) -> None:
     unproven = {(cell.artifact.target, cell.artifact.precision) for cell in (result.verdict.unproven if result.verdict else ())}
     for bundle in result.bundles:
         what = "bundle, unproven until checked on the device" if (bundle.target, bundle.precision) in unproven else "bundle"
-        console.print(f"{what}: {bundle.path}", markup=False, soft_wrap=True)
+        _say(console, f"{what}: {bundle.path}", soft_wrap=True)
     if result.report:
-        console.print(f"report: {result.report}", markup=False, soft_wrap=True)
+        _say(console, f"report: {result.report}", soft_wrap=True)
 
 
 def _cells(result: RunResult, console: Console) -> RenderableType:
@@ -123,14 +129,14 @@ def _row(cell: Cell, outcome: str, result: RunResult) -> dict[str, str]:
     figures = cell.fidelity.figures
     teacher = {"as teacher": _stacked(figures.get("agreement_teacher"))} if result.teacher else {}
     return {
-        "artifact": name_of(cell.artifact),
-        "device": cell.device + (" (proxy)" if cell.proxy and cell.status == "ok" else ""),
-        result.task_metric: _stacked(figures.get("metric")),
+        "artifact": printable(name_of(cell.artifact)),
+        "device": printable(cell.device) + (" (proxy)" if cell.proxy and cell.status == "ok" else ""),
+        printable(result.task_metric): _stacked(figures.get("metric")),
         "as student": _stacked(figures.get("agreement_student")),
         **teacher,
         "median": _stacked(None if cell.proxy else cell.latency.figures.get("latency_median")),
         "size": size(cell.artifact.size_bytes),
-        "ran as": executed(cell.fidelity.executed).replace(", ", "\n"),
+        "ran as": printable(executed(cell.fidelity.executed)).replace(", ", "\n"),
         "gate" if result.verdict else "status": outcome,
     }
 

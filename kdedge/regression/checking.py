@@ -15,11 +15,13 @@ from kdedge import __version__
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.errors import KdedgeError, MeasurementError, WorkspaceError
+from kdedge.fleet import open_devices
 from kdedge.latency.check import Arm, Checked, CheckSettings, broken_off, check
 from kdedge.latency.history.records import Session, environment_key
 from kdedge.latency.holm import confirmed, holm
 from kdedge.latency.looks import fewest_even
 from kdedge.latency.verdicts import EXIT_CODES, State
+from kdedge.measured import DeviceIdentity
 from kdedge.regression.arms import RUNTIMES, WHOLE, Given, arms_of, holds_bundles, with_inputs_of
 from kdedge.regression.baselines import names, read_baseline
 
@@ -121,7 +123,8 @@ def run_check(
     history: History | None = None,
     told: Callable[[str], None] = lambda sentence: None,
 ) -> CheckReport:
-    """Check a candidate against a baseline on each device. `baseline`, `candidate`: as `sides_of` takes them. `folder`: an empty one.
+    """Check a candidate against a baseline on each device; one of several that cannot be reached makes its own cells invalid (`open_devices`).
+    `baseline`, `candidate`: as `sides_of` takes them. `folder`: an empty one.
 
     Raises:
         KdedgeError: what is to be compared is not there or damaged, or cannot be launched.
@@ -140,20 +143,19 @@ def run_check(
         raise KdedgeError(f"{baseline} and {candidate} have nothing in common: {_listed(before)} and {_listed(after)}")
     there, after = set(after), {key: with_inputs_of(after[key], before[key]) for key in keys}
     stamps = {file: stamp for key in keys for file, stamp in _stamps(before[key], after[key]).items()}
-    opened = {name: open_device(name) for name in devices}
-    cells = _Family(before, after, stamps, opened, settings, folder, history, told).cells()
+    cells = _Family(before, after, stamps, open_devices(devices), settings, folder, history, told).cells()
     missing = tuple(f"{key} stands in {baseline if key in before else candidate} only" for key in sorted(before.keys() ^ there))
     return CheckReport(baseline, candidate, settings, cells, missing, started, tuple(sorted(set(before) - there)))
 
 
 @dataclass(frozen=True)
 class _Family:
-    """All cells of a check: each artifact of the candidate on each opened device. `stamps`: by which a file that is changed meanwhile is known."""
+    """All cells of a check: each artifact of the candidate on each device. `stamps`: by which a file that is changed meanwhile is known."""
 
     before: Mapping[str, Arm]
     after: Mapping[str, Arm]
     stamps: Mapping[str, Any]
-    opened: Mapping[str, Device]
+    devices: Sequence[DeviceIdentity]
     settings: CheckSettings
     folder: Path
     history: History | None
@@ -162,7 +164,7 @@ class _Family:
     @property
     def size(self) -> int:
         """How many cells."""
-        return len(self.opened) * len(self.after)
+        return len(self.devices) * len(self.after)
 
     def cells(self) -> tuple[CheckedCell, ...]:
         """One alarm among many cells is likely by chance: they share alpha by Holm, and what is flagged is measured a second time.
@@ -170,7 +172,7 @@ class _Family:
         Raises:
             KdedgeError: with so few pairs no cell can be decided at its share of alpha.
         """
-        places = [(key, name) for name in self.opened for key in self.after]
+        places = [(key, device) for device in self.devices for key in self.after]
         # Looks are declared for the smallest level that Holm may ask for, alpha / n: at an early look of the whole alpha no p would be small enough.
         # What is flagged there is so by Holm too, and Holm may flag more of what was left open.
         shared = replace(self.settings, alpha=self.settings.alpha / len(places))
@@ -180,29 +182,31 @@ class _Family:
                 f"{len(places)} cells share alpha {self.settings.alpha:g}, and with {shared.pairs} pairs none could be decided: "
                 f"the fewest are {fewest}"
             )
-        first = [self._one(key, name, shared, self.folder / f"cell-{number}") for number, (key, name) in enumerate(places)]
+        first = [self._one(key, device, shared, self.folder / f"cell-{number}") for number, (key, device) in enumerate(places)]
         adjusted = holm([found.verdict.p_regressed for found, _ in first])
         return tuple(
-            self._judged(key, name, found, p, notes, self.folder / f"again-{number}")
-            for number, ((key, name), (found, notes), p) in enumerate(zip(places, first, adjusted, strict=True))
+            self._judged(key, device, found, p, notes, self.folder / f"again-{number}")
+            for number, ((key, device), (found, notes), p) in enumerate(zip(places, first, adjusted, strict=True))
         )
 
-    def _judged(self, key: str, name: str, found: Checked, p: float, notes: tuple[str, ...], work: Path) -> CheckedCell:
+    def _judged(self, key: str, device: DeviceIdentity, found: Checked, p: float, notes: tuple[str, ...], work: Path) -> CheckedCell:
         state, again = found.verdict.state, None
         if self.size > 1 and (state == "regressed" or p <= self.settings.alpha):
-            self.told(f"{_label(key, name)} is flagged and is measured again")
-            again, more = self._one(key, name, replace(self.settings, seed=self.settings.seed + 1), work)
+            self.told(f"{_label(key, device.name)} is flagged and is measured again")
+            again, more = self._one(key, device, replace(self.settings, seed=self.settings.seed + 1), work)
             state = _as_state(confirmed("regressed", again.verdict.state))
             notes += (*more, f"flagged, and measured again: {again.verdict.state}")
-        identity = self.opened[name].identity
-        notes = (*_environment_notes(self.before[key], self.opened[name]), *notes)
-        return CheckedCell(key, name, identity.kind, identity.fingerprint, found, again, state, p, notes)
+        notes = (*_environment_notes(self.before[key], device), *notes)
+        return CheckedCell(key, device.name, device.kind, device.fingerprint, found, again, state, p, notes)
 
-    def _one(self, key: str, name: str, settings: CheckSettings, work: Path) -> tuple[Checked, tuple[str, ...]]:
+    def _one(self, key: str, identity: DeviceIdentity, settings: CheckSettings, work: Path) -> tuple[Checked, tuple[str, ...]]:
         """A check of one cell, and what must be said of it besides. A device that is lost in one cell does not cost the others, nor does a history
         that cannot be read or written cost the verdict."""
         work.mkdir(parents=True)
-        device, baseline, candidate = self.opened[name], self.before[key], self.after[key]
+        baseline, candidate = self.before[key], self.after[key]
+        if identity.away:
+            return broken_off(baseline, candidate, settings, identity.reason, 0.0), ()
+        device = open_device(identity.name)
         noise, unread = self._noise(candidate.line, device)
         started, begun = datetime.now(UTC), time.monotonic()
         try:
@@ -213,7 +217,7 @@ class _Family:
                 settings,
                 work,
                 known_noise=noise,
-                told=self.told if self.size == 1 else lambda sentence: self.told(f"{_label(key, name)}: {sentence}"),
+                told=self.told if self.size == 1 else lambda sentence: self.told(f"{_label(key, identity.name)}: {sentence}"),
             )
         except MeasurementError as error:
             found = broken_off(baseline, candidate, settings, str(error), time.monotonic() - begun)
@@ -302,14 +306,13 @@ def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, A
     )
 
 
-def _environment_notes(baseline: Arm, device: Device) -> list[str]:
+def _environment_notes(baseline: Arm, device: DeviceIdentity) -> list[str]:
     """How the device differs from where the baseline was set: it runs again here, so that this is no mismatch, but people want to know."""
-    now = device.identity.fingerprint
-    kept = baseline.environment
+    now, kept = device.fingerprint, baseline.environment
     return [
         f"the baseline was set with {name} {kept.get(name, 'absent')}, here it is {now.get(name, 'absent')}"
         for name in sorted({*kept, *now})
-        if kept and kept.get(name) != now.get(name)
+        if kept and now and kept.get(name) != now.get(name)
     ]
 
 

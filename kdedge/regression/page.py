@@ -104,8 +104,9 @@ def _of_cell(cell: CheckedCell, number: int, alone: bool) -> list[Section]:
     if notes := notes_of(cell):
         blocks.append(Bullets(notes))
     blocks += _tables(cell)
-    environment = Facts(tuple((key, (value,)) for key, value in sorted(cell.environment.items())), title="Environment")
-    return [Section(name, title, f"Planned: {checked.plan}.", (*blocks, environment))]
+    if cell.environment:  # nothing is known of a device that was away
+        blocks.append(Facts(tuple((key, (value,)) for key, value in sorted(cell.environment.items())), title="Environment"))
+    return [Section(name, title, f"Planned: {checked.plan}.", tuple(blocks))]
 
 
 def _tables(cell: CheckedCell) -> Iterator[Folded]:

@@ -33,6 +33,8 @@ def devices(result: RunResult) -> Section | None:
 
 
 def _device(device: DeviceIdentity, entry: str) -> tuple[TableCell, ...]:
+    if device.away:
+        return (TableCell(device.name), TableCell(device.kind), TableCell("-"), TableCell(entry or "-"), TableCell(device.reason, kind="prose"))
     known = ", ".join(dict.fromkeys(device.fingerprint[fact] for fact in _KNOWN_BY if device.fingerprint.get(fact)))
     machines = ", ".join(device.machines)
     return (TableCell(device.name), TableCell(device.kind), TableCell(machines), TableCell(entry or "-"), TableCell(known or "-", kind="prose"))

@@ -57,11 +57,12 @@ def _sha(artifact: Artifact) -> TableCell:
 
 def environment(result: RunResult) -> Section | None:
     """The facts of each device that must be equal for two measurements to be comparable."""
-    if not result.devices:
+    there = [device for device in result.devices if not device.away]  # of the others there are no facts
+    if not there:
         return None
     blocks = tuple(
         Facts(tuple((fact, (value,)) for fact, value in sorted(device.fingerprint.items())), f"{device.name} ({', '.join(device.machines)})")
-        for device in result.devices
+        for device in there
     )
     lead = "Measurements are comparable where all of these are equal."
     return Section("environment", "Environment", lead, blocks)

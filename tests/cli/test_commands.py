@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from command_line import COMMANDS, ROOT, Program, started
 from kdedge.devices import DEVICES
 from kdedge.recipe_file import load_recipe
 from kdedge.starter import STARTERS
+from kdedge.tasks import TASKS
 
 # ---- help and errors -------------------------------------------------------------------------------------------------------
 
@@ -24,6 +26,13 @@ def test_the_module_is_the_program(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     for command in COMMANDS:
         assert f" {command} " in ended.out
+
+
+def test_the_list_of_commands_says_what_each_does(kdedge: Program) -> None:
+    listed = kdedge("--help").out.partition("Commands:")[2]
+    said = dict(re.findall(r"^  (\w+) +(.*)$", listed, re.MULTILINE))
+    assert len(said) > 20
+    assert not {name for name, text in said.items() if len(text.strip(". ").split()) < 3}
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("run", "a.yaml", "--colour"), ("nonsense",), ("recipe", "nonsense"), ("inspect",)])
@@ -91,6 +100,7 @@ def test_the_schema_is_json_schema_that_hangs_together(kdedge: Program) -> None:
     }
     keywords |= {"enum", "const", "default", "description", "title", "pattern", "discriminator", "minLength", "maxLength", "minItems", "maxItems"}
     keywords |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format", "propertyNames", "minProperties", "maxProperties"}
+    assert schema["properties"]["task"]["enum"] == sorted(TASKS)
     parts = list(subschemas(schema))
     assert len(parts) > 50
     for part in parts:
@@ -157,7 +167,23 @@ def test_a_check_finds_code_beside_the_recipe_as_a_run_does(kdedge: Program, tmp
         ("distill.epoch=3", "did you mean `epochs`?"),
         ("task=image-clasification", "allowed: image-classification, text-classification"),
         ("data.train=npz:nowhere.npz", "nowhere.npz"),
-        ("student.model=kdedge:resnet21-cifar", "resnet21-cifar"),
+        ("data.train=npz:nowhere.npz", "--set data.train=npz:nowhere.npz: data.train: there is no file"),
+        ("data.augment=[crop]", "--set data.augment=[crop]: data.augment[0]: unknown augmentation `crop`; did you mean `crop4`?"),
+        ("data.max_length=9", "--set data.max_length=9: data.max_length is for texts; remove it, image-classification does not use it"),
+        ("data.test=tsv:a.tsv", "--set data.test=tsv:a.tsv: data.test: reader `tsv` does not give what image-classification takes"),
+        (
+            "student.model=kdedge:resnet21-cifar",
+            "--set student.model=kdedge:resnet21-cifar: student.model: there is no model `kdedge:resnet21-cifar`",
+        ),
+        (
+            "student.arguments.widht=3",
+            "--set student.arguments.widht=3: student.arguments.widht: model `kdedge:cnn`: unknown argument; did you mean `width`?",
+        ),
+        ("student.arguments.width=0", "--set student.arguments.width=0: student.arguments.width: model `kdedge:cnn`: width is at least 1, not 0"),
+        ("student.weights=none.safetensors", "--set student.weights=none.safetensors: student.weights: model `kdedge:cnn`: there is no file"),
+        ("teacher=[onnx:a.onnx, python.mine:net]", "--set teacher=[onnx:a.onnx, python.mine:net]: teacher[0].model: model `onnx:"),
+        ("distill.peers=[kdedge:cnm]", "distill.peers[0]: must be a section of keys, not 'kdedge:cnm'"),
+        ("distill.peers=[{model: kdedge:cnm}]", "distill.peers[0].model: there is no model `kdedge:cnm`; did you mean `cnn`?"),
         ("distill.losses=[{kd: 1.0, temperatur: 4}]", "temperatur"),
         ("gate.acuracy=>= 0.9", "did you mean `accuracy`?"),
         ("gate.acuracy=>= 0.9", "--set gate.acuracy=>= 0.9: gate.acuracy: there is no such figure"),

@@ -42,6 +42,12 @@ def test_an_error_is_its_kind_and_its_sentence_and_the_code_of_its_class(kind: t
     assert written.out == ""
 
 
+def test_a_name_out_of_a_file_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    named = "`evil\x1b[2Jnode\r\x07\u202e [red]µ[/red]` is not finite:\n  second line"
+    assert ending(errors.ExportError(named)) == 2
+    assert capsys.readouterr().err == "export error: `evil\\x1b[2Jnode\\r\\x07\\u202e [red]µ[/red]` is not finite:\n  second line\n"
+
+
 def test_every_kind_of_error_is_in_the_table() -> None:
     found = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.KdedgeError)}
     assert found == {*KINDS, errors.KdedgeError, errors.MissingExtra}
@@ -71,6 +77,12 @@ def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_lack_of_memory_or_of_a_file_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(MemoryError("Unable to allocate 27.3 TiB")) == 2
     assert capsys.readouterr().err == "out of memory: Unable to allocate 27.3 TiB; finished stages are kept\n"
+    allocator = (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503 bytes. Error code 12"
+    )
+    for torch_says in (allocator, "Storage size calculation overflowed with sizes=[1099511627776, 1099511627776]"):
+        assert ending(RuntimeError(torch_says)) == 2
+        assert capsys.readouterr().err == f"out of memory: {torch_says}; finished stages are kept\n"
     assert ending(OSError(28, "No space left on device", "report.html")) == 2
     assert capsys.readouterr().err == "system error: No space left on device: report.html\n"
 

@@ -80,6 +80,20 @@ def test_a_file_cannot_steer_the_terminal(kdedge: Program, quantized: Path) -> N
     assert "\x1b" not in kdedge("inspect", quantized).out
 
 
+def test_a_violation_is_one_line_whatever_its_node_is_called(kdedge: Program, quantized: Path) -> None:
+    model = onnx.load(str(quantized))
+    for node in model.graph.node:
+        node.name = f"{node.name}\n\x1b[2Jé"
+    onnx.save(model, str(quantized))
+    ended = kdedge("inspect", quantized, "--dialect", "tensorrt")
+    found = json.loads(kdedge("inspect", quantized, "--dialect", "tensorrt", "--json").out)["violations"]
+    *_, said = [line for line in ended.out.splitlines() if line.endswith("of dialect tensorrt")]
+    assert said == f"{len(found)} violation(s) of dialect tensorrt"
+    assert "\x1b" not in ended.out
+    assert any(line.startswith("  `image_QuantizeLinear\\n\\x1b[2Jé` ") for line in ended.out.splitlines())
+    assert all(line.startswith("`") for line in found)
+
+
 def test_a_folder_that_is_no_bundle_is_named(kdedge: Program, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     ended = kdedge("inspect", "folder")

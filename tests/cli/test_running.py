@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Callable
 
@@ -89,6 +90,20 @@ def test_many_devices_that_tell_at_once_lose_no_line_and_leave_none(monkeypatch:
     assert len(lines) == 8 * 5
 
 
+def test_a_name_out_of_a_file_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with listener_of(quiet=False) as (listener, on_stage), progress.listening(listener):
+        assert on_stage is not None
+        progress.advance("calibrate \x1b]0;one\x07", 0, 1, "\x1b]0;two\x07")
+        bars_of(listener).refresh()
+        progress.message("\x1b]0;three\x07")
+        on_stage(StageEvent("\x1b]0;four\x07", "key", False, 0.0))
+    shown = terminal.getvalue()
+    assert "\x1b]0;" not in shown
+    for number in ("one", "two", "three", "four"):
+        assert f"\\x1b]0;{number}\\x07" in shown
+
+
 def test_a_name_in_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_of(monkeypatch)
     with listener_of(quiet=False) as (listener, _), progress.listening(listener):
@@ -96,3 +111,42 @@ def test_a_name_in_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -
         bars_of(listener).refresh()
     assert "ssh:[/v6]" in terminal.getvalue()
     assert "[/note]" in terminal.getvalue()
+
+
+ROWS = (progress.DeviceRow("orin", 6, 2, progress.RETRYING), progress.DeviceRow("ssh:[/pi]", 6, 0, progress.LOST))
+
+
+def test_several_devices_are_a_live_table_with_what_each_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with listener_of(quiet=False) as (listener, on_stage), progress.listening(listener):
+        assert isinstance(listener, _Shown)
+        assert on_stage is not None
+        listener.devices(ROWS)
+        with progress.on_device(progress.DeviceTable(["orin", "ssh:[/pi]"], 6), "orin"):
+            progress.advance("profiling int8 on orin", 3, 8)
+            assert list(bars_of(listener).tasks) == []  # its row says it
+        listener.devices(ROWS)
+        bars_of(listener).refresh()
+        shown = terminal.getvalue()
+        listener.devices(())
+        assert not listener.rows
+    # Cells, state and doing of each row, and no name is taken for markup.
+    assert re.search(r"orin +2/6 +retrying +profiling int8 on orin 3/8", shown)
+    assert re.search(r"ssh:\[/pi\] +0/6 +lost", shown)
+
+
+def test_without_a_terminal_a_device_has_a_line_when_its_state_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.StringIO()
+    monkeypatch.setattr("sys.stderr", plain)
+    with listener_of(quiet=False) as (listener, _):
+        assert isinstance(listener, _Shown)
+        listener.devices(ROWS)
+        listener.devices(ROWS)
+        listener.devices((progress.DeviceRow("orin", 6, 3, progress.RETRYING), ROWS[1]))
+        listener.devices((progress.DeviceRow("orin", 6, 6, progress.DONE), ROWS[1]))
+        listener.devices(())
+    assert plain.getvalue().splitlines() == [
+        "  orin: retrying, 2 of 6 cells done",
+        "  ssh:[/pi]: lost, 0 of 6 cells done",
+        "  orin: done, 6 of 6 cells done",
+    ]

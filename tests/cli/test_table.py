@@ -123,3 +123,15 @@ def test_names_are_not_read_as_markup(result: RunResult) -> None:
     cells = tuple(dataclasses.replace(cell, device="[red]board[/red]") for cell in result.cells)
     text = "\n".join(printed(result.having(cells=cells, verdict=None), 60))
     assert "[red]board[/red]" in text
+
+
+@pytest.mark.parametrize("width", [60, 200])
+@pytest.mark.parametrize("measured", [True, False])
+def test_names_out_of_files_do_not_steer_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, measured: bool) -> None:
+    monkeypatch.setattr(made, "HOSTILE", "\x1b[2J\nHOSTILE")
+    result = made.hostile_result(tmp_path)
+    early = {} if measured else {"cells": (), "verdict": None}
+    lines = printed(result.having(report=tmp_path / f"report{made.HOSTILE}", **early), width)
+    assert "\x1b" not in "\n".join(lines)
+    assert not [line for line in lines if line.strip().startswith("HOSTILE")]
+    assert "\\x1b[2J\\nHOSTILE" in "".join(lines)

@@ -138,7 +138,8 @@ def test_a_board_that_another_host_has_now_is_closed_without_a_touch(others: dic
     late.runner.close()
     assert standing(transport.board.folder) == amid
     held = holder(transport, str(tmp_path / "root"), "orin")
-    assert held is not None and isinstance(other.runner, BoardRunner)
+    assert held is not None
+    assert isinstance(other.runner, BoardRunner)
     assert held.id == other.runner._lease._id
     other.runner.close()
     assert standing(transport.board.folder)[GOVERNOR] == "schedutil"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from board_in_a_folder import BoardInAFolder, settable, standing
 
-from kdedge.devices.setters import UNDO_FILE, make_settings, undo_left_over
-from kdedge.devices.transport import Completed, Transport
+from kdedge.devices.setters import UNDO_FILE, settings_on, undo_left_over
+from kdedge.devices.transport import Completed
 from kdedge.errors import DeviceError, Disconnected
 
 TESTS = Path(__file__).parents[1]
@@ -25,16 +24,6 @@ EVERYTHING: dict[str, Any] = {"power_mode": "MODE_15W", "governor": "performance
 @pytest.fixture(name="board")
 def _board(tmp_path: Path) -> BoardInAFolder:
     return settable(tmp_path / "board")
-
-
-@contextlib.contextmanager
-def settings_on(board: Transport, root: str, wanted: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """As a session has them: made, and undone whatever happens."""
-    said = make_settings(board, root, wanted)
-    try:
-        yield said
-    finally:
-        undo_left_over(board, root)
 
 
 def root_of(board: BoardInAFolder) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from regression_world import World, make_world, model
 
-from kdedge.errors import KdedgeError, WorkspaceError
+from kdedge.errors import DeviceGone, KdedgeError, WorkspaceError
 from kdedge.latency.check import Arm, Checked, CheckSettings
 from kdedge.latency.history.store import History, open_history
 from kdedge.latency.looks import Looks
@@ -93,10 +93,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, *signs: str) -> list[CheckSettings
         beyond = [sign * (0.01 + 0.001 * number) for number, sign in enumerate(1 if letter == "+" else -1 for letter in signs[len(asked)])]
         asked.append(settings)
         looks = Looks((len(beyond),), settings.alpha, 1)
-        pairs = [
-            Pair(number, ("AB", "BA")[number % 2], Timed(1.0), Timed(1.03 * math.exp(value)))
-            for number, value in enumerate(beyond)
-        ]
+        pairs = [Pair(number, ("AB", "BA")[number % 2], Timed(1.0), Timed(1.03 * math.exp(value))) for number, value in enumerate(beyond)]
         return Checked(judge(pairs, CheckRule(looks, settings.margin, (MEDIAN,))), "made up", baseline, candidate, (), 1.0)
 
     monkeypatch.setattr(checking, "check", found)
@@ -226,6 +223,24 @@ def test_a_device_that_is_lost_costs_its_own_cell_alone(world: World) -> None:
     assert "the baseline before cannot be launched" in report.cells[0].first.verdict.reason
     assert report.exit_code == 4
     json.dumps(report.as_json())
+
+
+def test_a_board_that_is_away_when_a_check_begins_costs_its_own_cell_alone_and_no_launch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(name: str, settings: object) -> None:
+        raise DeviceGone(f"device `{name}`: there is no host of that name")
+
+    monkeypatch.setattr("kdedge.devices.ssh.open_device", away)
+    history = open_history(str(world.folder / "history.sqlite"))
+    report = run(world, "ssh:nano", "same", history=history)
+    assert [(cell.device, cell.kind, cell.state) for cell in report.cells] == [("ssh:nano", "ssh", "invalid"), ("same", "simulated", "equivalent")]
+    reason = "not reached when the run began (gone): device `ssh:nano`: there is no host of that name"
+    assert report.cells[0].first.verdict.reason == reason
+    assert report.exit_code == 4
+    assert [session.device for session in history.sessions()] == ["same"]  # of a machine that is not known nothing is kept
+    assert reason in junit_xml(report)
+    json.dumps(report.as_json())
+    with pytest.raises(DeviceGone, match=r"^device `ssh:nano`: there is no host of that name$"):
+        run(world, "ssh:nano")
 
 
 def test_a_history_that_is_gone_costs_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
