@@ -16,7 +16,7 @@ from kdedge.data.npy import save_npy
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
-from kdedge.errors import DeviceError, MeasurementError
+from kdedge.errors import LOST, DeviceError, MeasurementError
 from kdedge.fidelity.audit import audit
 from kdedge.fidelity.validate import SECONDS_AN_EXAMPLE, SECONDS_TO_START, executed_in, in_order_of_the_split, validation_job
 from kdedge.latency.launches import launch_job, run_launch
@@ -55,13 +55,21 @@ class Bench:
 
     def measure(self, artifact: Artifact, beside: Artifact, reference_ms: float | None) -> Timed:
         """Outputs and latency. The latency is that of `beside` when it was timed first (`reference_ms`), times how much longer the quietest launch of
-        the artifact took than the quietest of `beside` among it: a machine that slows down during the search slows no candidate."""
+        the artifact took than the quietest of `beside` among it: a machine that slows down during the search slows no candidate.
+
+        Raises:
+            DeviceError: the device was lost. What a candidate would have taken is not known then, and must not be kept as if it could not run.
+        """
         try:
             outputs = self._outputs(artifact)
+        except LOST:
+            raise
         except (DeviceError, MeasurementError) as error:
             return Timed(None, None, str(error))
         try:
             return Timed(outputs, self._latency(artifact, beside, reference_ms))
+        except LOST:
+            raise
         except (DeviceError, MeasurementError) as error:
             return Timed(outputs, None, str(error))
 

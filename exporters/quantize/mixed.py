@@ -23,7 +23,7 @@ import numpy.typing as npt
 from kdedge import progress
 from kdedge.artifact import Artifact, CalibratedRanges, FloatGraph, ImportPath, Lineage, MixedTrial, ModelFiles, Precision, PreparedData, RecoveryStep
 from kdedge.data import open_examples
-from kdedge.errors import DeviceError, ExportError, MeasurementError
+from kdedge.errors import LOST, DeviceError, ExportError, MeasurementError
 from kdedge.exporters.build import build
 from kdedge.exporters.equivalence import run
 from kdedge.exporters.examples import encoded
@@ -76,6 +76,7 @@ def find_mixed(
     Raises:
         RecipeError: `settings.mixed` asks for something that makes no sense.
         ExportError: there is no `settings.mixed`, no layer to choose from, fewer than 2 calibration examples, or the student has no logits.
+        DeviceError: the device was lost; what was measured before is kept, and the next run goes on from there.
     """
     if settings.mixed is None:
         raise ExportError(f"target `{target.name}`: `mixed` needs to know what must be kept: give quantize.mixed, such as {{kl_student: '<= 0.002'}}")
@@ -281,6 +282,8 @@ class _Pair:
         try:
             fast = self.bench.layer_times(integer)
             slow = self.bench.layer_times(self.factory.float_twin()) if fast else {}
+        except LOST:
+            raise
         except (DeviceError, MeasurementError) as error:
             return {}, str(error)
         return {name: slow[name] - fast[name] for name in names if name in slow and name in fast}, f"{self.target.runtime} gives no times of layers"

@@ -24,7 +24,7 @@ from kdedge.artifact import (
     SplitSource,
     TensorSpec,
 )
-from kdedge.errors import ExportError
+from kdedge.errors import Disconnected, ExportError
 from kdedge.exporters.build import build
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.model_file import content_hash, load_model, save_model
@@ -239,6 +239,21 @@ def test_a_runtime_that_does_not_start_leaves_fidelity_and_a_reason(world: World
     # What one candidate could not do is no reason of the next.
     artifact.main.files[0].write_bytes(whole)
     assert bench.measure(artifact, artifact, None).why_not == ""
+
+
+@pytest.mark.parametrize("at", ["_outputs", "_latency"])
+def test_a_device_that_is_lost_ends_the_search_and_is_no_property_of_a_candidate(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept in the journal it would be believed for ever."""
+
+    def lost(*arguments: Any) -> Any:
+        raise Disconnected("the board is gone")
+
+    bench = Bench(HERE, ProfileSection(), tmp_path / "bench", [{"image": np.zeros((2, 1), np.float32)}])
+    monkeypatch.setattr(bench, "_outputs", lambda artifact: {})
+    monkeypatch.setattr(bench, at, lost)
+    artifact: Any = "candidate"
+    with pytest.raises(Disconnected):
+        bench.measure(artifact, artifact, None)
 
 
 def test_logits_that_are_not_finite_are_as_far_away_as_can_be() -> None:
