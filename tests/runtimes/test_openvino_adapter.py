@@ -55,6 +55,12 @@ def test_without_a_hint_a_float_net_runs_in_bf16_and_is_reported_so(net: Path, t
     assert session.facts()["effective"]["inference_precision_hint"] == "bf16"
 
 
+def test_what_the_device_made_of_the_options_is_told(net: Path) -> None:
+    facts = opened(net, inference_precision="f32", threads=1).facts()
+    assert facts["options"]["inference_precision"] == "f32"
+    assert facts["effective"] | {"inference_precision_hint": "f32", "inference_num_threads": 1, "execution_devices": ["CPU"]} == facts["effective"]
+
+
 def test_a_quantized_net_runs_its_convolutions_as_integers(net: Path, tmp_path: Path) -> None:
     layers = ran(write_quantized(tmp_path / "q.onnx", net), tmp_path, inference_precision="f32")
     assert dtypes_of("Convolution", layers) == ["int8", "int8"]

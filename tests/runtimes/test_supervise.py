@@ -96,7 +96,7 @@ def test_an_end_is_a_code_or_a_signal(what: str, code: int, status: str, archive
 
 def test_a_job_at_its_limit_dies_with_its_group(archive: Path, folder: Path) -> None:
     staged(folder, do="hang")
-    supervisor = start(archive, folder, 3)
+    supervisor = start(archive, folder, 8)
     eventually(lambda: (folder / "work/stderr.log").exists() and (folder / "work/stderr.log").read_text())
     job = children(supervisor.pid)
     assert supervisor.wait() == DONE
