@@ -427,9 +427,17 @@ def test_a_session_option_without_sense_is_refused_before_anything_is_done(what:
 LATE: dict[str, tuple[Change, tuple[str, ...], set[str]]] = {
     "width 0": (put("student.arguments.width", 0), ("arguments.width: model `kdedge:cnn`: width is at least 1, not 0",), set()),
     "width of nothing": (put("student", {"model": "kdedge:mobilenetv2", "arguments": {"width": -1.0}}), ("width is more than 0, not -1",), set()),
-    "no layer": (put("student", {"model": "kdedge:resnet8-cifar", "arguments": {"width": -4}}), ("student.arguments.width: model `kdedge:resnet8-cifar`: width is at least 1",), set()),
+    "no layer": (
+        put("student", {"model": "kdedge:resnet8-cifar", "arguments": {"width": -4}}),
+        ("student.arguments.width: model `kdedge:resnet8-cifar`",),
+        set(),
+    ),
     # What the data has to be known for.
-    "other classes": (put("student.arguments.classes", 7), ("student.arguments.classes: model `kdedge:cnn`: classes is 7, the data has 3",), {"prepare.prepare"}),
+    "other classes": (
+        put("student.arguments.classes", 7),
+        ("student.arguments.classes: ", "classes is 7, the data has 3"),
+        {"prepare.prepare"},
+    ),
     "an assistant for texts": (put("distill.assistants", [{"model": "kdedge:transformer-text"}]), ("images",), {"prepare.prepare"}),
 }
 
