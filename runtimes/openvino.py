@@ -52,7 +52,7 @@ def version() -> str:
 def import_runtime() -> Any:
     """Import OpenVINO without its telemetry, which would send an event at the import already.
 
-    OpenVINO falls back to a silent stub where its telemetry package is absent, so the package is made absent for this process.
+    OpenVINO tells nobody anything where its telemetry package is absent, so the package is made absent for this process.
 
     Raises:
         NotAvailable: it is not installed, or its libraries cannot be loaded.

@@ -7,6 +7,9 @@ import importlib
 import os
 
 from hypothesis import settings
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # pytest finds them here
+
+pytest_plugins = ["pytester"]
 
 # Properties hold on a loaded machine too: how long an example takes says nothing.
 settings.register_profile("kdedge", deadline=None)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: What reading an array out of an `.npz` archive raises where the file is damaged, encrypted, packed by a method that is not there, too large for
-#: the memory, or holds Python objects (which are refused). A method that is not there is a NotImplementedError, an encrypted one a RuntimeError.
+#: What reading an array out of an `.npz` archive raises where the file is damaged, encrypted, packed by a method that Python does not know, too large
+#: for the memory, or holds Python objects (which are refused). `zipfile` tells of such a method, and of encryption, by kinds of RuntimeError.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 

@@ -92,7 +92,8 @@ def test_the_recipes_own_losses_and_the_published_ones_come_first_and_to_their_e
     assert found.best_score.n == 24
 
 
-def test_one_process_comes_to_the_same_trials_also_when_it_was_interrupted(world: Search, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [4, len(PUBLISHED)])
+def test_one_process_comes_to_the_same_trials_also_when_it_was_interrupted(at: int, world: Search, tmp_path: Path) -> None:
     straight = search(world, sqlite(tmp_path / "straight"))
 
     class Interrupting(progress.Silent):
@@ -102,19 +103,20 @@ def test_one_process_comes_to_the_same_trials_also_when_it_was_interrupted(world
             self.ended += 1
 
         def advance(self, what: str, done: int, total: int, note: str) -> None:
-            if self.ended == 4:
+            if self.ended == at:
                 raise KeyboardInterrupt
 
     with progress.listening(Interrupting()):
         first = search(world, sqlite(tmp_path / "broken"))
     assert first.interrupted
-    assert facts(first) == facts(straight)[:4]
+    assert facts(first) == facts(straight)[:at]
     assert first.best is not None
     second = search(world, sqlite(tmp_path / "broken"))
-    assert (second.added, second.interrupted) == (3, False)
-    # The one that was broken off stands behind those that had waited; what is drawn after all of them is the same.
-    assert sorted(fact[1:] for fact in facts(second)) == sorted(fact[1:] for fact in facts(straight))
-    assert facts(second)[-1][1:] == facts(straight)[-1][1:]
+    assert (second.added, second.interrupted) == (7 - at, False)
+    expected = [fact[1:] for fact in facts(straight)]
+    # The one that was broken off stands behind those that were waiting; after it everything is as it would have been.
+    waiting = expected[at : 1 + len(PUBLISHED)]
+    assert [fact[1:] for fact in facts(second)] == [*expected[:at], *waiting[1:], waiting[0], *expected[1 + len(PUBLISHED) :]]
 
 
 def test_trials_that_are_done_count_and_more_are_added_to_them(world: Search, tmp_path: Path) -> None:

@@ -429,7 +429,7 @@ LATE: dict[str, tuple[Change, tuple[str, ...], set[str]]] = {
     "width of nothing": (put("student", {"model": "kdedge:mobilenetv2", "arguments": {"width": -1.0}}), ("width is more than 0, not -1",), set()),
     "no layer": (
         put("student", {"model": "kdedge:resnet8-cifar", "arguments": {"width": -4}}),
-        ("student.arguments.width: model `kdedge:resnet8-cifar`",),
+        ("student.arguments.width: model `kdedge:resnet8-cifar`: width is at least 1",),
         set(),
     ),
     # What the data has to be known for.
