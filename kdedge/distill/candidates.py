@@ -9,7 +9,7 @@ from typing import Any
 
 from kdedge.artifact import ImportPath
 from kdedge.distill.losses import LOSSES
-from kdedge.distill.schedule import is_number
+from kdedge.distill.schedule import is_number, read_schedule
 from kdedge.distill.signature import signature_of
 from kdedge.errors import RecipeError
 from kdedge.recipe import DistillSection
@@ -28,11 +28,25 @@ _LABELS = "ce"
 # Of `distill.losses`' default: what labels weigh where the recipe gives them no plain weight.
 _USUAL_LABEL_WEIGHT = 0.1
 
+# DKD's authors raise its weight from 0 over 20 of 240 epochs: beta magnifies what a student gets wrong that is still random.
+_WARM_UP = "0.0833"
+
+
+def _weighed(name: str, weight: float) -> float | dict[str, float]:
+    """The weight of a loss as its authors use it: a number, or one that is raised at the beginning."""
+    return {"0": 0.0, _WARM_UP: weight} if is_balanced(name) else weight
+
+
+def is_balanced(name: str) -> bool:
+    """Whether a loss weighs the other classes over the label by a beta. (DIST's is another: of its two parts.)"""
+    return name == "dkd"
+
+
 PUBLISHED: dict[str, Entries] = {
     "KD": ({"ce": 0.1}, {"kd": 0.9, "temperature": 4.0}),
     "KD, standardised": ({"ce": 0.1}, {"kd": 9.0, "temperature": 2.0, "standardize": True}),
-    "DKD": ({"ce": 1.0}, {"dkd": 1.0, "temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
-    "DKD for small networks": ({"ce": 1.0}, {"dkd": 1.0, "temperature": 4.0, "alpha": 1.0, "beta": 2.0}),
+    "DKD": ({"ce": 1.0}, {"dkd": _weighed("dkd", 1.0), "temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+    "DKD for small networks": ({"ce": 1.0}, {"dkd": _weighed("dkd", 1.0), "temperature": 4.0, "alpha": 1.0, "beta": 2.0}),
     "DIST": ({"ce": 1.0}, {"dist": 2.0, "temperature": 4.0}),
 }
 """The settings that the losses' authors publish for CIFAR (Hinton 2015 as CRD's repository sets it; Sun 2024; Zhao 2022; Huang 2022)."""
@@ -59,7 +73,7 @@ class Space:
     def losses(self, drawn: Mapping[str, Any]) -> Entries:
         """The entries for drawn numbers."""
         name = drawn[LOSS]
-        entry: dict[str, Any] = {name: _short(drawn[ALPHA] * self.label_weight), TEMPERATURE: _short(drawn[TEMPERATURE])}
+        entry: dict[str, Any] = {name: _weighed(name, _short(drawn[ALPHA] * self.label_weight)), TEMPERATURE: _short(drawn[TEMPERATURE])}
         if BETA in drawn:
             entry[BETA] = _short(drawn[BETA])
         if STANDARDIZE in drawn:
@@ -79,10 +93,11 @@ class Space:
             return {}
         name = next(name for name in SEARCHED if name in taught)
         defaults = signature_of(ImportPath(LOSSES[name])).parameters
-        weight, temperature = taught[name], taught.get(TEMPERATURE, defaults[TEMPERATURE])
-        if not (is_number(weight) and is_number(temperature)):
+        temperature = taught.get(TEMPERATURE, defaults[TEMPERATURE])
+        if not is_number(temperature):
             return {}
-        alpha = weight / labels[_LABELS]
+        # Of a weight that is raised, what it ends with.
+        alpha = read_schedule(taught[name], name).points[-1][1] / labels[_LABELS]
         if not (ALPHAS[0] <= alpha <= ALPHAS[1] and TEMPERATURES[0] <= temperature <= TEMPERATURES[1]):
             return {}
         found = {LOSS: name, ALPHA: float(alpha), TEMPERATURE: float(temperature)}
@@ -97,11 +112,6 @@ class Space:
 def standardizes(name: str) -> bool:
     """Whether a loss can be asked to standardise the logits."""
     return STANDARDIZE in signature_of(ImportPath(LOSSES[name])).parameters
-
-
-def is_balanced(name: str) -> bool:
-    """Whether a loss weighs the other classes over the label by a beta. (DIST's is another: of its two parts.)"""
-    return name == "dkd"
 
 
 def space_around(section: DistillSection) -> Space:

@@ -36,6 +36,7 @@ from kdedge.distill.tuning import Search, Tuning, about, conclusion, for_trials
 from kdedge.errors import RecipeError, TrainingError, WorkspaceError
 from kdedge.intervals import mean_estimate, paired_difference
 from kdedge.recipe import DistillSection, GenerationsSection, OptimizerSection, StageSection
+from kdedge.recipe_file.yaml_tree import parse
 
 SEED = 7
 OWN_LOSSES: Entries = ({"ce": 0.5}, {"kd": 1.0, "temperature": 3.0})
@@ -363,7 +364,9 @@ def test_the_space_keeps_what_is_not_searched() -> None:
     space = space_around(section)
     assert space.kept == ({"at": 1000.0, "layers": {"a": "b"}},)
     drawn = space.losses({"loss": "dkd", "alpha": 5.0, "temperature": 2.3456, "beta": 3.4567, "standardize": True})
-    assert drawn == ({"ce": 0.2}, {"dkd": 1.0, "temperature": 2.35, "standardize": True, "beta": 3.46, "start": 0.1}, *space.kept)
+    warmed = {"0": 0.0, "0.0833": 1.0}
+    assert drawn == ({"ce": 0.2}, {"dkd": warmed, "temperature": 2.35, "standardize": True, "beta": 3.46, "start": 0.1}, *space.kept)
+    assert space.drawn(drawn) == {"loss": "dkd", "alpha": 5.0, "temperature": 2.35, "beta": 3.46, "standardize": True}
     assert space.drawn(section.losses) == {"loss": "dkd", "alpha": 5.0, "temperature": 2.0, "beta": 2.0, "standardize": False}
     assert "beta" not in space.losses({"loss": "kd", "alpha": 5.0, "temperature": 2.0, "standardize": True})[1]
     assert all(candidate.losses[-1] == space.kept[0] for candidate in space.first(section.losses)[1:])
@@ -372,6 +375,11 @@ def test_the_space_keeps_what_is_not_searched() -> None:
     for taught in ({"kd": 1.0, "temperature": "learned"}, {"kd": 1e6}, {"nkd": 1.0}, {"dkd": 1.0, "beta": 0.0}):
         assert space.drawn((labels, taught)) == {}
     assert space.drawn(({"kd": 1.0},)) == {}
+
+
+@pytest.mark.parametrize("losses", PUBLISHED.values(), ids=PUBLISHED)
+def test_what_the_search_writes_is_read_back_by_the_recipes_reader(losses: Entries) -> None:
+    assert parse(f"losses: {written(losses)}", "tuned.yaml").value == {"losses": list(losses)}
 
 
 @pytest.mark.parametrize(
