@@ -9,8 +9,8 @@ the losses differ. The test images are looked at when a run has ended, for its l
 never opens them. When all runs are there the table is written into docs/kd_cifar10.md. The step is computed as the machine does it fastest, in
 bfloat16 where the CPU has it; each line says how.
 
-The arm `tuned` takes its losses from the recipe that --tuned names (else DIR/tuned.yaml, where there is one). `kdedge tune DIR/recipe.yaml` finds
-such losses: that recipe is written at every start.
+The arm `tuned` takes its losses from the recipe that --tuned names (else DIR/tuned.yaml, else benchmarks/kd_cifar10_tuned.yaml, which keeps what the
+page's search found). `kdedge tune DIR/recipe.yaml` finds such losses: that recipe is written at every start.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from result_page import processor, write_between
 
 from kdedge import progress
@@ -48,6 +49,7 @@ from kdedge.workspace import StageEvent, Workspace
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "kd_cifar10.md"
 RUNS = ROOT / "benchmarks" / "kd_cifar10_runs.jsonl"
+TUNED_LOSSES = ROOT / "benchmarks" / "kd_cifar10_tuned.yaml"
 SEEDS, EPOCHS, TEST_IMAGES_OF_A_SMOKE_RUN = 3, 15, 1000
 ALONE, STANDARDIZED, TUNED = "no-teacher", "kd-standardized", "tuned"
 STAGES = ("layer1", "layer2", "layer3")
@@ -128,13 +130,9 @@ def main() -> None:
 def benchmark(arguments: argparse.Namespace) -> None:
     """Run what is missing, arm by arm, then show what is there."""
     arguments.workspace.mkdir(parents=True, exist_ok=True)
-    arms = {**ARMS, **_tuned(arguments.tuned, arguments.workspace / "tuned.yaml")}
+    arms = {**ARMS, TUNED: _tuned(arguments.tuned, arguments.workspace / "tuned.yaml")}
     recipes = {arm: recipe_of(losses, arguments.epochs, arguments.limit) for arm, losses in arms.items()}
     (arguments.workspace / "recipe.yaml").write_text(json.dumps(plain_recipe(ARMS[STANDARDIZED], arguments.epochs, arguments.limit), indent=1))
-    if TUNED not in arms:
-        print(f"{TUNED}: no losses yet; find them with `kdedge tune {arguments.workspace / 'recipe.yaml'}` and name its recipe with --tuned")
-    if arguments.only and TUNED in arguments.only and TUNED not in arms:
-        raise SystemExit(f"--only {TUNED}: there are no tuned losses")
     whole = (arguments.seeds, arguments.epochs, arguments.limit) == (SEEDS, EPOCHS, None)
     log = RUNS if whole else arguments.workspace / "runs.jsonl"
     runs = _read(log)
@@ -216,14 +214,15 @@ def _setting(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tuned(named: Path | None, usual: Path) -> dict[str, Losses]:
+def _tuned(named: Path | None, usual: Path) -> Losses:
+    """The losses of a recipe that `kdedge tune` wrote, or those that the page's search found."""
     path = named or (usual if usual.is_file() else None)
     if path is None:
-        return {}
+        return tuple(yaml.safe_load(TUNED_LOSSES.read_text(encoding="utf-8"))["losses"])
     found = load_recipe(path)
     if found.distill is None:
         raise SystemExit(f"{path}: has no `distill` section to take losses from")
-    return {TUNED: found.distill.losses}
+    return found.distill.losses
 
 
 def _event(event: StageEvent) -> None:
