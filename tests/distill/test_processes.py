@@ -114,11 +114,12 @@ def test_an_error_in_two_processes_is_told_once_and_ends_both(tmp_path: Path) ->
 
 
 _API = """
+import os
 import sys
 import kdedge
 for _ in range(2):  # trained, then cached
     result = kdedge.run(sys.argv[1], workspace=sys.argv[2], until="distill")
-print(f"{result.exit_code} {result.student.parameters}")
+os.write(1, f"{result.exit_code} {result.student.parameters}\\n".encode())  # a line at once: both write to one pipe
 """
 
 
