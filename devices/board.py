@@ -33,7 +33,7 @@ from kdedge.devices.setters import make_settings, undo_left_over
 from kdedge.devices.store import Store, run_script
 from kdedge.devices.transport import Transport
 from kdedge.devices.worker_archive import worker_archive
-from kdedge.errors import LOST, DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
+from kdedge.errors import LOST, DeviceError, DeviceUnresponsive, Disconnected
 from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.supervise import Ended
@@ -157,10 +157,8 @@ class BoardRunner:
             environment = {**jobs.environment(job, self._device), **self._variables}
             known = run_id(job, folder, digests, name, timeout, environment, self._device.python, self._archive.stem)
             run = _Run(known, f"{self._root}/jobs/{known}", job, folder, digests, environment, timeout)
-            if self._patiently(lambda: self._lease.take(run.id)) and self._prepared:
-                # It ran out: another host may have undone what was set, and set its own.
-                self._put_back()
-                self._prepared = False
+            if self._patiently(lambda: self._lease.take(run.id)):
+                self._prepared = False  # it ran out: another host may have undone what was set, and set its own
             self._unfinished = run.id
             self._prepare()
             ended = self._brought_to_an_end(run)
@@ -176,35 +174,31 @@ class BoardRunner:
         """End a job that nobody waits for any more, give the lease back, and let go of the connection."""
         atexit.unregister(self.close)
         # Each of them, even where another cannot. The lease runs out by itself, and keeps others off while its job runs.
-        for farewell in (self._stop, self._put_back_if_ours, self._lease.give_back):
+        if self._unfinished:
             with contextlib.suppress(DeviceError):
-                self._patiently(farewell, _FAREWELL_SECONDS)
+                self._patiently(self._stop, _FAREWELL_SECONDS)
+        if self._is_set:
+            try:
+                self._patiently(self._put_back, _FAREWELL_SECONDS)
+            except DeviceError as error:  # it is noted there, and the next session undoes it
+                progress.message(f"{self._name}: what was set for the measurement is still set: {error}")
+        with contextlib.suppress(DeviceError):
+            self._patiently(self._lease.give_back, _FAREWELL_SECONDS)
         self._transport.close()
 
     def _stop(self) -> None:
-        if self._unfinished:
-            self._script(_STOP, [f"{self._root}/jobs/{self._unfinished}", self._unfinished], "a job cannot be stopped")
+        self._script(_STOP, [f"{self._root}/jobs/{self._unfinished}", self._unfinished], "a job cannot be stopped")
 
-    def _put_back_if_ours(self) -> None:
+    def _put_back(self) -> None:
         """A host that has had the board since our lease ran out has undone what we set, and what is set there now may be its own."""
-        if not self._is_set:
-            return
         try:
             self._lease.take("")
         except LOST:
             raise
         except DeviceError:
             return
-        self._put_back()
-
-    def _put_back(self) -> None:
-        if not self._is_set:
-            return
-        try:
-            self._patiently(lambda: undo_left_over(self._transport, self._root), _FAREWELL_SECONDS)
-            self._is_set = False
-        except DeviceError as error:  # it is noted there, and the next session undoes it
-            progress.message(f"{self._name}: what was set for the measurement is still set: {error}")
+        undo_left_over(self._transport, self._root)
+        self._is_set = False
 
     def _brought_to_an_end(self, run: _Run) -> Ended | str:
         """Start the job, unless it runs there or is done, and wait for its end. A sentence instead where it comes to none."""
@@ -290,14 +284,16 @@ class BoardRunner:
         return _Look(state, text)
 
     def _prepare(self) -> None:
-        """Before the first job, under the lease: what a host that died left set is undone, what the user wants is set, old files go."""
+        """Before the first job, under the lease: what a host that died left set is undone, what the user wants is set, old files go. Again where the
+        lease ran out."""
         if self._prepared:
             return
         for undone in self._patiently(lambda: undo_left_over(self._transport, self._root)):
-            progress.message(f"{self._name}: an earlier session had left something set; {undone}")
+            if not self._is_set:
+                progress.message(f"{self._name}: an earlier session had left something set; {undone}")
         if self._wanted:
             self._is_set = True
-            make_settings(self._transport, self._root, self._wanted)
+            self._patiently(lambda: make_settings(self._transport, self._root, self._wanted))
         argv = [*self._worker(), "sweep", self._root, str(SWEEP_SECONDS), str(SWEEP_BYTES)]
         self._patiently(lambda: self._transport.run(argv, _SWEEP_LIMIT))
         self._prepared = True
@@ -311,13 +307,11 @@ class BoardRunner:
     def _patiently(self, operation: Callable[[], T], longest: float = math.inf) -> T:
         patience = replace(self._patience, outage=0.0 if self._is_lost else min(longest, self._patience.outage))
         try:
-            done = patiently(operation, patience, lambda: progress.device_is(progress.RETRYING))
-        except LOST as error:
-            self._is_lost = isinstance(error, Disconnected)
-            progress.device_is(progress.GONE if isinstance(error, DeviceGone) else progress.SILENT if not self._is_lost else progress.LOST)
+            done = patiently(operation, patience)
+        except Disconnected:
+            self._is_lost = True
             raise
         self._is_lost = False
-        progress.device_is(progress.WORKING)
         return done
 
     @property

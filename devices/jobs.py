@@ -10,8 +10,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from kdedge import progress
 from kdedge.devices.device import Device
+from kdedge.devices.patience import state_of
 from kdedge.devices.transport import Completed, Transport
+from kdedge.errors import LOST
 from kdedge.runtimes.errors import RuntimeFailure
 from kdedge.runtimes.job import CRASH_FILE, Job, Result, read_result, write_job
 
@@ -36,9 +39,13 @@ def run_job(device: Device, job: Job, folder: Path, timeout: float, name: str = 
     folder.mkdir(parents=True, exist_ok=True)
     for stale in ("result.json", CRASH_FILE):
         (folder / stale).unlink(missing_ok=True)
-    if device.runner is not None:
-        return checked(device.runner.run(job, folder, timeout, name), folder)
-    return checked(_as_child(device, job, folder, timeout), folder)
+    try:
+        result = device.runner.run(job, folder, timeout, name) if device.runner is not None else _as_child(device, job, folder, timeout)
+    except LOST as error:
+        progress.device_is(state_of(error))
+        raise
+    progress.device_is(progress.WORKING)
+    return checked(result, folder)
 
 
 def _as_child(device: Device, job: Job, folder: Path, timeout: float) -> Result:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kdedge.errors import Disconnected
+from kdedge import progress
+from kdedge.errors import DeviceError, DeviceGone, Disconnected
 
 T = TypeVar("T")
 
@@ -31,8 +32,8 @@ class Patience:
     restarts: int = 2
 
 
-def patiently(operation: Callable[[], T], patience: Patience, broken: Callable[[], None] = lambda: None) -> T:
-    """Do something that may be done twice, again and again while the connection is broken; `broken` is called before each further attempt.
+def patiently(operation: Callable[[], T], patience: Patience) -> T:
+    """Do something that may be done twice, again and again while the connection is broken; who watches progress sees that it is tried again.
 
     Raises:
         Disconnected: the outage is longer than `patience.outage`.
@@ -41,11 +42,20 @@ def patiently(operation: Callable[[], T], patience: Patience, broken: Callable[[
     wait, begin = patience.wait, time.monotonic()
     while True:
         try:
-            return operation()
+            done = operation()
+            progress.device_is(progress.WORKING)
+            return done
         except Disconnected as error:
             spent = time.monotonic() - begin
             if spent + wait > patience.outage:
                 raise Disconnected(f"{error} (tried for {spent:.0f} s)") from error
-        broken()
+        progress.device_is(progress.RETRYING)
         time.sleep(wait)
         wait = min(wait * 2, patience.longest_wait)
+
+
+def state_of(loss: DeviceError) -> str:
+    """How a device is after an error of `kdedge.errors.LOST`, as progress names it."""
+    if isinstance(loss, Disconnected):
+        return progress.LOST
+    return progress.GONE if isinstance(loss, DeviceGone) else progress.SILENT

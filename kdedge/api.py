@@ -11,7 +11,6 @@ from typing import cast
 from kdedge import progress, ranks
 from kdedge.devices import close_devices
 from kdedge.distill.tuning import Tuning
-from kdedge.fleet import open_devices
 from kdedge.pipeline import Until
 from kdedge.pipeline import run as run_pipeline
 from kdedge.recipe import Recipe
@@ -48,9 +47,8 @@ def run(
     with importable(folder), progress.listening(listener) if listener else contextlib.nullcontext(), ranks.leading() as outcome:
         loaded, tree = (recipe, None) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
         try:
-            identities = open_devices(devices) if devices is not None else None
             with tree.placing() if tree else contextlib.nullcontext():
-                outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), identities, until=until, remeasure=remeasure)
+                outcome.value = run_pipeline(loaded, Workspace(Path(workspace), on_stage), devices, until=until, remeasure=remeasure)
         finally:
             close_devices()  # a process that goes on holds no lease, and leaves nothing set
     return cast(RunResult, outcome.value)

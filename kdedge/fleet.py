@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from kdedge import progress
 from kdedge.devices import open_device, own_devices, scheme_of
-from kdedge.devices.patience import Patience, patiently
-from kdedge.errors import LOST, DeviceError, DeviceGone, Disconnected
+from kdedge.devices.patience import Patience, patiently, state_of
+from kdedge.errors import LOST, DeviceError
 from kdedge.measured import DeviceIdentity
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ def _waited_for(device: DeviceIdentity) -> DeviceIdentity:
 
 
 def _away(device: DeviceIdentity, error: DeviceError) -> DeviceIdentity:
-    how = progress.LOST if isinstance(error, Disconnected) else progress.GONE if isinstance(error, DeviceGone) else progress.SILENT
+    how = state_of(error)
     return replace(device, away=how, reason=f"not reached when the run began ({how}): {error}")
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ from kdedge.gate import decide, parse_policy
 from kdedge.latency.roofline import bound_of, check_against, conditions_of, has_figures, ran_as
 from kdedge.measured import Cell, DeviceIdentity, Fidelity, Latency, References
 from kdedge.quantizing import CALIBRATED, code_that_runs, fingerprint, obtain_mixed, obtain_ranges
-from kdedge.recipe import Recipe
+from kdedge.recipe import ProfileSection, Recipe
 from kdedge.report.kept import cost_file
 from kdedge.report.result import RunResult, publish
 from kdedge.source import version_of
@@ -59,14 +60,14 @@ _ORDER: tuple[Until, ...] = ("distill", "export", "validate", "profile", "bundle
 def run(
     recipe: Recipe,
     workspace: Workspace,
-    devices: Sequence[DeviceIdentity] | None = None,
+    devices: Sequence[str] | None = None,
     *,
     until: Until = "report",
     remeasure: bool = False,
 ) -> RunResult:
     """Take a recipe from teacher to verdict. Every line is a stage: cached, resumable, replaceable.
 
-    `devices` replaces the recipe's; nothing before measurement depends on them. `until` names the last step wanted. `remeasure` repeats
+    `devices` replaces the recipe's, by name; nothing before measurement depends on them. `until` names the last step wanted. `remeasure` repeats
     what is measured on devices and nothing else.
 
     Raises:
@@ -77,7 +78,7 @@ def run(
     check_recipe(recipe, devices_too=devices is None)
     task = ImportPath(TASKS[recipe.task])
     policy = parse_policy(recipe.gate, task.load().metric)
-    identities = list(devices) if devices is not None else open_devices(recipe.devices)
+    identities = open_devices(recipe.devices if devices is None else devices)
 
     data = prepare_data(recipe, workspace)
     # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
@@ -96,8 +97,8 @@ def run(
         result = result.having(artifacts=build_artifacts(recipe, calibrating, teacher, student, model, identities, workspace))
     if wanted >= _ORDER.index("validate"):
         inputs: EncodedInputs = stage("kdedge.tasks.prepare:encode_split", test, student.encoder, "test")
-        latency_too = wanted >= _ORDER.index("profile")
-        cells = measure(recipe, result.artifacts, identities, inputs, references, task, workspace, latency_too, remeasure)
+        how = Measuring(inputs, references, task, recipe.profile, workspace, wanted >= _ORDER.index("profile"), remeasure)
+        cells = measure(result.artifacts, identities, how)
         result = result.having(cells=cells, devices=tuple(identities), catalog=_catalog_entries(identities))
     if wanted >= _ORDER.index("bundle"):
         verdict = decide(policy, result.cells)
@@ -149,60 +150,52 @@ def build_artifacts(
     return tuple(artifacts)
 
 
-def measure(
-    recipe: Recipe,
-    artifacts: Sequence[Artifact],
-    devices: Sequence[DeviceIdentity],
-    inputs: EncodedInputs,
-    references: References,
-    task: ImportPath,
-    workspace: Workspace,
-    latency_too: bool,
-    again: bool,
-) -> tuple[Cell, ...]:
+@dataclass(frozen=True)
+class Measuring:
+    """What is the same for all cells of a run. `latency_too`: not fidelity alone; `again`: also what was measured before."""
+
+    inputs: EncodedInputs
+    references: References
+    task: ImportPath
+    profile: ProfileSection
+    workspace: Workspace
+    latency_too: bool
+    again: bool
+
+
+def measure(artifacts: Sequence[Artifact], devices: Sequence[DeviceIdentity], how: Measuring) -> tuple[Cell, ...]:
     """One cell for each artifact on each device, devices side by side. A cell that fails ends no run."""
 
     def cells_on(device: DeviceIdentity) -> list[Cell]:
         cells = []
         for artifact in artifacts:
-            cells.append(measure_one(recipe, artifact, device, inputs, references, task, workspace, latency_too, again))
+            cells.append(measure_one(artifact, device, how))
             progress.cell_done(lost=cells[-1].fidelity.lost or cells[-1].latency.lost)
         return cells
 
     return tuple(cell for cells in abreast(devices, cells_on, len(artifacts)) for cell in cells)
 
 
-def measure_one(
-    recipe: Recipe,
-    artifact: Artifact,
-    device: DeviceIdentity,
-    inputs: EncodedInputs,
-    references: References,
-    task: ImportPath,
-    workspace: Workspace,
-    latency_too: bool,
-    again: bool,
-) -> Cell:
+def measure_one(artifact: Artifact, device: DeviceIdentity, how: Measuring) -> Cell:
     """The fidelity of an artifact on a device, then (if it works there) its latency, which must be possible there."""
     if device.away:  # by no stage: nothing is kept, and the next run asks the device again
         lost = Fidelity("failed", device.reason, lost=True), Latency("failed", device.reason, lost=True)
         return Cell(artifact, device.name, "failed", device.reason, *lost)
     label = f"{artifact.target} {artifact.precision} on {device.name}"
     worker = [ImportPath(name) for name in code_that_runs(artifact.runtime, device)]
-    fidelity: Fidelity = workspace.stage(
-        "kdedge.fidelity.validate:validate", artifact, inputs, references, task, device, reads=worker, again=again, label=label
-    )
+    stage = partial(how.workspace.stage, reads=worker, again=how.again, label=label)
+    fidelity: Fidelity = stage("kdedge.fidelity.validate:validate", artifact, how.inputs, how.references, how.task, device)
     proxy = not set(TARGETS[artifact.target].machines) & set(device.machines)
     latency = Latency(fidelity.status if fidelity.status != "ok" else "not-run", fidelity.reason or "latency was not asked for")
-    if fidelity.status == "ok" and latency_too and device.kind == "emulated":
+    if fidelity.status == "ok" and how.latency_too and device.kind == "emulated":
         latency = Latency("not-run", f"{device.name} is emulated: how fast it runs says nothing about any device")
-    elif fidelity.status == "ok" and latency_too:
-        latency = workspace.stage("kdedge.latency.launches:profile", artifact, inputs, device, recipe.profile, reads=worker, again=again, label=label)
+    elif fidelity.status == "ok" and how.latency_too:
+        latency = stage("kdedge.latency.launches:profile", artifact, how.inputs, device, how.profile)
     profile = None if proxy or latency.status != "ok" else profile_of(device)
-    how = conditions_of(artifact.target, artifact.runtime, artifact.options, profile, device.fingerprint) if profile else None
-    if profile is not None and how is not None and has_figures(profile, how):
-        work = workspace.stage("kdedge.exporters.work:work_of", artifact, label=label)
-        impossible = check_against(latency, bound_of(work, profile, how, ran_as(fidelity.audit)))
+    under = conditions_of(artifact.target, artifact.runtime, artifact.options, profile, device.fingerprint) if profile else None
+    if profile is not None and under is not None and has_figures(profile, under):
+        work = how.workspace.stage("kdedge.exporters.work:work_of", artifact, label=label)
+        impossible = check_against(latency, bound_of(work, profile, under, ran_as(fidelity.audit)))
         latency = replace(latency, status="failed", reason=impossible) if impossible else latency
     failed = next((part for part in (fidelity, latency) if part.status == "failed"), fidelity)
     return Cell(artifact, device.name, failed.status, failed.reason, fidelity, latency, proxy)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Listener(Protocol):
@@ -87,6 +87,7 @@ class DeviceRow:
     state: str = WAITING
 
 
+@runtime_checkable
 class DeviceListener(Protocol):
     """What a listener may have besides: it then receives the table of all devices at each change, and an empty one at the end."""
 
@@ -121,9 +122,9 @@ class DeviceTable:
             self._tell()
 
     def _tell(self) -> None:
-        tell = getattr(_listener.get(), "devices", None)
-        if tell is not None:
-            tell(tuple(self._rows.values()))
+        listener = _listener.get()
+        if isinstance(listener, DeviceListener):
+            listener.devices(tuple(self._rows.values()))
 
 
 _device: ContextVar[tuple[DeviceTable, str] | None] = ContextVar("kdedge_device", default=None)

@@ -209,6 +209,14 @@ def test_a_run_on_one_board_that_is_away_ends_before_anything_is_trained(boards:
     assert list((tmp_path / "recipe/workspace/stages").glob("*")) == []
 
 
+def test_what_is_wrong_with_a_recipe_is_told_before_any_board_is_asked(boards: Boards, tmp_path: Path) -> None:
+    """One that is switched off may be waited for, minutes long."""
+    pytest.importorskip("torch")
+    recipe = write(tmp_path / "recipe", gate={"acuracy": ">= 0.9"})
+    refused(run(recipe, "--on", "pi-*"), "did you mean `accuracy`?")
+    assert boards.asked == {}
+
+
 def test_devices_of_the_recipe_itself_are_opened_in_the_same_way(boards: Boards, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     boards.faults = {name: [Fault(1, "unresponsive", lasting=FOR_EVER)] for name in ("pi-a", "nano")}

@@ -56,7 +56,6 @@ def check_here(
     """
     from kdedge.cli.running import listener_of
     from kdedge.devices import close_devices
-    from kdedge.fleet import named_devices
     from kdedge.regression.arms import Given
     from kdedge.regression.checking import run_check
     from kdedge.regression.outputs import check_outputs, lines_of, write_outputs
@@ -73,7 +72,7 @@ def check_here(
             report = run_check(
                 asked.baseline,
                 asked.candidate,
-                named_devices(asked.devices),
+                asked.devices,
                 settings,
                 Path(folder),
                 given=Given(inputs, sizes),

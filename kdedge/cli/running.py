@@ -144,7 +144,7 @@ class _Shown:
     def advance(self, what: str, done: int, total: int, note: str) -> None:
         device = progress.device_name()
         if device:  # its row in the table says it
-            self.doing[device] = f"{what} {done}/{total} {note}".rstrip()
+            self.doing[device] = printable(f"{what} {done}/{total} {note}".rstrip())
             return
         with self.lock:
             own = self.tasks.setdefault(threading.get_ident(), {})
@@ -173,7 +173,7 @@ class _Shown:
         table.add_column("doing", overflow="ellipsis", no_wrap=True)
         for row in self.rows:
             doing = self.doing.get(row.name, "") if row.state in (progress.WORKING, progress.RETRYING) else ""
-            table.add_row(*map(Text, (row.name, f"{row.done}/{row.total}", row.state, doing)))
+            table.add_row(*map(Text, (printable(row.name), f"{row.done}/{row.total}", row.state, doing)))
         return table
 
     def message(self, text: str) -> None:

@@ -104,6 +104,20 @@ def test_a_name_out_of_a_file_cannot_steer_the_terminal(monkeypatch: pytest.Monk
         assert f"\\x1b]0;{number}\\x07" in shown
 
 
+def test_a_name_in_the_table_of_devices_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with listener_of(quiet=False) as (listener, _), progress.listening(listener):
+        name = "\x1b]0;one\x07"
+        with progress.on_device(progress.DeviceTable([name, "orin"], 6), name):
+            progress.device_is(progress.WORKING)
+            progress.advance("profiling \x1b]0;two\x07", 3, 8, "\x1b]0;three\x07")
+            bars_of(listener).refresh()
+    shown = terminal.getvalue()
+    assert "\x1b]0;" not in shown
+    for number in ("one", "two", "three"):
+        assert f"\\x1b]0;{number}\\x07" in shown
+
+
 def test_a_name_in_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_of(monkeypatch)
     with listener_of(quiet=False) as (listener, _), progress.listening(listener):

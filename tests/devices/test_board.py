@@ -466,11 +466,28 @@ def test_a_table_of_devices_shows_that_a_connection_is_tried_again_and_how_a_dev
 
     made = runner(root, archive, Watched(watch), replace(QUICK, outage=0.5))
     with progress.listening(Seen()), progress.on_device(progress.DeviceTable(["board"], 1), "board"):
+        device = Device(IDENTITY, LocalTransport(), sys.executable, made)
         if error is None:
-            made.run(fake_job(tmp_path), tmp_path / "job", 60, "")
+            run_job(device, fake_job(tmp_path), tmp_path / "job", 60)
         else:
             with pytest.raises(error):
-                made.run(fake_job(tmp_path), tmp_path / "job", 60, "")
+                run_job(device, fake_job(tmp_path), tmp_path / "job", 60)
     made.close()
     assert states[:3] == ["waiting", "retrying", "working"]
     assert states[-1] == state
+
+
+def test_a_refusal_between_two_outages_does_not_make_the_second_waited_for(root: Path, archive: Path, tmp_path: Path) -> None:
+    """A board that comes and goes is waited for once, too."""
+
+    def watch(kind: str, at: int, when: str) -> None:
+        raise error("away")
+
+    transport = Watched(watch)
+    made = runner(root, archive, transport, replace(QUICK, outage=0.5))
+    for error, asked in ((Disconnected, 2), (DeviceGone, 1), (Disconnected, 1), (DeviceUnresponsive, 1), (Disconnected, 1)):
+        before = len(transport.calls)
+        with pytest.raises(error):
+            made.run(fake_job(tmp_path), tmp_path, 60, "")
+        assert min(2, len(transport.calls) - before) == asked, error
+    made.close()

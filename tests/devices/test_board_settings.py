@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from board_in_a_folder import TOOLS, BoardInAFolder, settable, standing
 from board_world import IDENTITY, QUICK, fake_job, fake_worker
 
+from kdedge import progress
 from kdedge.devices import local
 from kdedge.devices.board import BoardRunner, open_board
 from kdedge.devices.device import Device, DeviceSettings
@@ -222,3 +224,74 @@ def test_a_connection_that_breaks_while_a_board_is_closed_leaves_nothing_set_and
         if not transport.struck:
             break
     assert moment > 5  # else nothing was tested
+
+
+def test_a_connection_that_breaks_while_a_board_is_set_is_tried_again(archive: Path, tmp_path: Path) -> None:
+    for moment in range(100):
+        transport, root = _CutOnce(settable(tmp_path / f"board-{moment}")), str(tmp_path / f"root-{moment}")
+        before = standing(transport.board.folder)
+        made = BoardRunner(IDENTITY, transport, sys.executable, root, wanted={"governor": "performance"}, archive=archive, patience=QUICK)
+        made._lease.take("run")
+        transport.ahead = moment
+        made._prepare()
+        transport.ahead = -1
+        assert standing(transport.board.folder)[GOVERNOR] == "performance", f"command {moment}"
+        made.close()
+        assert standing(transport.board.folder) == before, f"command {moment}"
+        if not transport.struck:
+            break
+    assert moment > 5  # else nothing was tested
+
+
+def test_an_outage_while_a_board_is_set_anew_is_waited_for_as_any_other(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as where the board is let go: the job still needs it."""
+    monkeypatch.setattr("kdedge.devices.board._FAREWELL_SECONDS", 0.0)
+    for moment in range(100):
+        transport = _CutOnce(settable(tmp_path / f"board-{moment}"))
+        device = board(transport, tmp_path / f"root-{moment}", archive, {"governor": "performance"})
+        assert run_job(device, fake_job(tmp_path), tmp_path / f"first-{moment}", 60, "first").status == "ok"
+        assert isinstance(device.runner, BoardRunner)
+        (tmp_path / f"root-{moment}/lease" / device.runner._lease._number / "released").touch()  # as if it had run out
+        transport.ahead = moment
+        assert run_job(device, fake_job(tmp_path), tmp_path / f"second-{moment}", 60, "second").status == "ok", f"command {moment}"
+        transport.ahead = -1
+        assert transport.governors == ["performance", "performance"]
+        device.runner.close()
+        assert standing(transport.board.folder)[GOVERNOR] == "schedutil"
+        if not transport.struck or moment > 12:
+            break
+
+
+class _CutForGood(_CutOnce):
+    """Its connection breaks that many commands ahead, and stays broken."""
+
+    def run(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        self.struck = self.struck or self.ahead == 0
+        if self.struck:
+            raise Disconnected("the connection broke")
+        return super().run(argv, timeout, env)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_a_board_that_is_lost_before_it_is_closed_has_told_what_is_still_set(at: int, archive: Path, tmp_path: Path) -> None:
+    class Said(progress.Silent):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    transport = _CutForGood(settable(tmp_path / "board"))
+    made = BoardRunner(
+        IDENTITY,
+        transport,
+        sys.executable,
+        str(tmp_path / "root"),
+        wanted={"governor": "performance"},
+        archive=archive,
+        patience=replace(QUICK, outage=0.05),
+    )
+    made._lease.take("run")
+    made._prepare()
+    transport.ahead = at
+    with progress.listening(Said()):
+        made.close()
+    assert [text.split(":")[:2] for text in said] == [["board", " what was set for the measurement is still set"]]

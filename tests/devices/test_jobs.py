@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from runtime_models import write_images, write_interpreter, write_net, write_quantized
 
+from kdedge import progress
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import environment, run_job
 from kdedge.devices.transport import Completed
-from kdedge.errors import DeviceError
+from kdedge.errors import DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
 from kdedge.runtimes.job import Job, LaunchRule, Result
 
 SHORT = LaunchRule(warmup_seconds=0.0, warmup_iterations=2, min_seconds=0.0, min_iterations=5, max_seconds=5.0)
@@ -216,3 +217,25 @@ def _eventually(condition: Any) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("it did not happen within 20 s")
+
+
+@pytest.mark.parametrize(("error", "state"), [(Disconnected, "lost"), (DeviceGone, "gone"), (DeviceUnresponsive, "does not answer")])
+def test_a_device_that_is_lost_is_shown_by_the_class_of_its_loss_whatever_does_its_jobs(
+    error: type[DeviceError], state: str, device: Device, fake: Job, tmp_path: Path
+) -> None:
+    """Also one without a Python, whose runner tries nothing again."""
+
+    class Losing:
+        def run(self, job: Job, folder: Path, timeout: float, name: str) -> Result:
+            raise error("unplugged")
+
+        def close(self) -> None: ...
+
+    table = progress.DeviceTable(["phone"], 2)
+    with progress.on_device(table, "phone"):
+        with pytest.raises(error):
+            run_job(replace(device, runner=Losing()), fake, tmp_path / "job", 60)
+        progress.cell_done(lost=True)
+        assert (table.row("phone").state, table.row("phone").done) == (state, 1)
+        assert run_job(device, fake, tmp_path / "job", 60).status == "ok"
+        assert table.row("phone").state == "working"
