@@ -180,17 +180,6 @@ class _Work:
             _, places = held_back(len(calls))
             here = _runs_here(self.dialect)
             distances = measure(self.model, self.result, batches(calls, places, 1), as_written=not here)
-            if reason := _is_no_closer_than_zeros(distances):
-                return Quantized(
-                    False,
-                    reason,
-                    sizes=(before, after),
-                    distances=distances,
-                    compared=len(places),
-                    held_back=len(calls) > 1,
-                    notes=tuple(notes),
-                    **facts,
-                )
             if not here:
                 notes.append(
                     f"distances are of what the Q/DQ mean, run by ONNX Runtime here; kernels of {self.dialect.name} round otherwise in places"
@@ -202,9 +191,10 @@ class _Work:
             ]
             if len(calls) == 1:
                 notes.append("the only example was calibrated on and compared on: the distance flatters")
+            reason = _is_no_closer_than_zeros(distances)
             return Quantized(
-                True,
-                "",
+                not reason,
+                reason,
                 sizes=(before, after),
                 distances=distances,
                 compared=len(places),

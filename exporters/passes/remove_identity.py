@@ -21,7 +21,8 @@ def remove_identity(model: ir.Model) -> int:
         elif source.producer() is not None and not source.is_graph_output():
             # The output under its name, straight from what makes it; a value that is an output already has a name of its own.
             ir.convenience.replace_all_uses_with(made, source, replace_graph_outputs=True)
-            source.name, source.shape = made.name, source.shape or made.shape
+            source.name, source.type = made.name, made.type or source.type
+            source.shape = source.shape if made.shape is None else made.shape  # no inference knows the names that were declared
         else:
             continue
         model.graph.remove(node, safe=True)

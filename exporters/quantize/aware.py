@@ -17,7 +17,6 @@ from torch import Tensor
 
 from kdedge.artifact import CalibratedRanges, Encoder, FloatGraph, ImportPath, ModelFiles, PreparedData, RecoveryStep, TeacherFiles
 from kdedge.data import open_examples
-from kdedge.data.encode import encode
 from kdedge.data.held_out import PartOfExamples
 from kdedge.distill.batches import Batches, Plan
 from kdedge.distill.checkpoint import remove_checkpoints
@@ -25,6 +24,7 @@ from kdedge.distill.ensemble import Teacher
 from kdedge.distill.spec import Shown
 from kdedge.errors import ExportError
 from kdedge.exporters.dialects.dialect import Dialect
+from kdedge.exporters.examples import encoded
 from kdedge.exporters.quantize.aware_judge import Judge
 from kdedge.exporters.quantize.aware_training import Answers, Course, Feeds, train
 from kdedge.exporters.quantize.distance import ROWS, Gaps
@@ -102,7 +102,7 @@ def aware(
         read_table(ranges.table),
         target,
         feeds,
-        [encode(model.encoder, examples.raw(held[start : start + ROWS])) for start in range(0, len(held), ROWS)],
+        list(encoded(model.encoder, examples, held, ROWS)),
         section.model_copy(update={"steps": steps, "seed": own}),
         weights=None if ranges.weights is None else read_tensors(ranges.weights),
         answers=None if guide is None else _answers(guide, model),

@@ -60,9 +60,9 @@ class Judge:
     def __init__(self, reference: Any, held: Sequence[Mapping[str, Array]], distributions: Collection[str]) -> None:
         outputs = [str(value.name) for value in reference.graph.outputs]
         self.known = len(outputs) == 1 and outputs[0] in distributions
-        self.patched = self.known and all(map(_can_be_patched, held)) and any(_rows(feed) > 1 for feed in held)
-        batches: Sequence[Batch] = Patched(held) if self.patched else [dict(feed) for feed in held]
-        self.distance = Distance(reference, batches)
+        can_be = self.known and all(map(_can_be_patched, held)) and any(_rows(feed) > 1 for feed in held)
+        self.patched = Patched(held) if can_be else None
+        self.distance = Distance(reference, [dict(feed) for feed in held] if self.patched is None else self.patched)
 
     def gaps(self, lowered: Path) -> Gaps:
         """One number an input.
@@ -89,18 +89,17 @@ class Judge:
         return Verdict(kept, measure, float(was.mean()), float(now.mean()), f"{self._who(before)}: {told}{other}")
 
     def _who(self, gaps: Gaps) -> str:
-        count = len(gaps.error)
-        if self.patched:
-            return f"judged on {count // VIEWS} images that were not learned from, as they are and with {VIEWS - 1} patches of a neighbour each"
+        if self.patched is not None:
+            count = self.patched.images // VIEWS
+            return f"judged on {count} images that were not learned from, as they are and with {VIEWS - 1} patches of a neighbour each"
         why = " (KL sees more where images can be patched, which come several at a time)" if self.known else ""
-        return f"judged on {count} examples that were not learned from, as they are{why}"
+        return f"judged on {len(gaps.error)} examples that were not learned from, as they are{why}"
 
     def _units(self, values: Float64) -> Float64:
         """The mean of each pair over both images and all views; of each batch over its views, where images cannot be told apart in the output."""
-        if not self.patched or len(values) % VIEWS:
+        if self.patched is None or len(values) % VIEWS:
             return values
-        told_apart = len(values) == sum(map(_rows, self.distance.batches))
-        units: Float64 = values.reshape((VIEWS, -1, 2 if told_apart else 1)).mean(axis=(0, 2))
+        units: Float64 = values.reshape((VIEWS, -1, 2 if len(values) == self.patched.images else 1)).mean(axis=(0, 2))
         return units
 
 
@@ -116,6 +115,11 @@ class Patched(Sequence[Batch]):
 
     def __len__(self) -> int:
         return VIEWS * len(self.held)
+
+    @property
+    def images(self) -> int:
+        """Those of all batches, which need not be made to be counted."""
+        return VIEWS * sum(_rows(feed) // 2 * 2 for feed in self.held)
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...

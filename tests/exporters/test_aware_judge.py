@@ -61,6 +61,7 @@ def test_images_come_as_they_are_then_with_other_patches_each_time_and_the_same_
 def test_an_image_without_a_neighbour_is_left_out() -> None:
     made = Patched([{"image": numbered(5)}, {"image": numbered(1)}])
     assert [len(batch["image"]) for batch in made] == [4] * VIEWS
+    assert made.images == 4 * VIEWS
 
 
 def test_all_inputs_of_an_example_get_the_patch_at_the_same_place() -> None:
@@ -149,6 +150,7 @@ def test_images_that_cannot_be_told_apart_in_the_output_are_one_observation_a_ba
     judge = Judge(load(path), [{"image": images(4, seed=seed)} for seed in range(24)], ("logits",))
     found = judge.verdict(judge.gaps(path), judge.gaps(path))
     assert found.measure == "relative-error"
+    assert "judged on 96 images" in found.note
     assert "n = 24" in found.note
 
 

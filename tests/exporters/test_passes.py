@@ -73,6 +73,16 @@ def test_a_value_that_is_given_out_twice_keeps_both_names(body: str, left: list[
     np.testing.assert_array_equal(run(result.model, [feed])[0]["z"], run(model, [feed])[0]["z"])
 
 
+@pytest.mark.parametrize("maker", ["Reshape(x, shape)", "com.microsoft.Gelu(x)"])
+def test_an_output_behind_an_identity_keeps_its_type_and_what_was_declared_of_its_shape(maker: str) -> None:
+    # Nothing can be inferred of what these make: all that is known was said of the output.
+    text = f"(float[b, 4] x, int64[2] shape) => (float[batch, 4] y) {{ a = {maker} y = Identity(a) }}"
+    model = graph(text, opset='20, "com.microsoft" : 1')
+    assert PASSES["remove_identity"].function(model) == 1
+    (output,) = model.graph.outputs
+    assert (output.name, output.dtype, str(output.shape)) == ("y", ir.DataType.FLOAT, "[batch,4]")
+
+
 def test_a_pass_that_breaks_the_graph_is_reverted_and_named() -> None:
     def misspell(model: ir.Model) -> int:
         model.graph.node(0).op_type = "Relux"
