@@ -100,9 +100,14 @@ def cell(
     return CheckedCell(key, device, "ssh", {"cpu": "made up"}, found, again, state or (again or found).verdict.state, 0.5, notes)
 
 
-def report(*cells: CheckedCell, missing: tuple[str, ...] = (), names: tuple[str, str] = ("models/before.onnx", "models/after.onnx")) -> CheckReport:
+def report(
+    *cells: CheckedCell,
+    missing: tuple[str, ...] = (),
+    names: tuple[str, str] = ("models/before.onnx", "models/after.onnx"),
+    lost: tuple[str, ...] = (),
+) -> CheckReport:
     """A report of these cells."""
-    return CheckReport(*names, CheckSettings(pairs=10, looks=1), cells, missing, datetime(2026, 11, 30, 12, tzinfo=UTC))
+    return CheckReport(*names, CheckSettings(pairs=10, looks=1), cells, missing, datetime(2026, 11, 30, 12, tzinfo=UTC), lost)
 
 
 def four_states() -> CheckReport:

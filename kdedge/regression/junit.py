@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from kdedge.latency.verdicts import CheckVerdict, State
 from kdedge.regression.checking import CheckedCell, CheckReport
-from kdedge.regression.wording import CERTAIN, counts_of, notes_of, reason_of, title_of, title_of_report
+from kdedge.regression.wording import CERTAIN, counts_of, lost_of, notes_of, reason_of, title_of, title_of_report
 
 OUTCOMES: dict[State, str] = {"regressed": "failure", "invalid": "error", "inconclusive": "skipped"}
 """State -> the element that says so; a state without one has passed."""
@@ -39,7 +39,7 @@ def junit_xml(report: CheckReport) -> str:
         _add_case(suite, cell)
     for key in report.lost:
         case = SubElement(suite, "testcase", {"classname": "kdedge.check", "name": _clean(key), "time": "0.000"})
-        SubElement(case, "skipped", {"message": _clean(f"the candidate has no {key}, which the baseline has")})
+        SubElement(case, "skipped", {"message": _clean(lost_of([key]))})
     if report.missing:
         SubElement(suite, "system-out").text = _clean("\n".join(f"not compared: {sentence}" for sentence in report.missing))
     indent(suites)

@@ -10,7 +10,7 @@ from kdedge.errors import MissingExtra, WorkspaceError
 from kdedge.regression.checking import CheckedCell, CheckReport
 from kdedge.regression.junit import junit_xml
 from kdedge.regression.markdown import markdown
-from kdedge.regression.wording import CERTAIN, counts_of
+from kdedge.regression.wording import CERTAIN, spoken_counts
 
 
 def _page(report: CheckReport) -> str:
@@ -30,8 +30,7 @@ def lines_of(report: CheckReport) -> Iterator[str]:
         yield from _lines_of_cell(cell, alone=len(report.cells) == 1)
     yield from (f"not compared: {sentence}" for sentence in report.missing)
     if len(report.cells) > 1 or report.lost:
-        lost = f", {len(report.lost)} lost" if report.lost else ""
-        yield f"{report.state}: " + ", ".join(f"{count} {state}" for state, count in counts_of(report).items()) + lost
+        yield f"{report.state}: {spoken_counts(report)}"
 
 
 def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from kdedge.latency.pairs import MEDIAN, P90, Metric
@@ -32,8 +33,19 @@ def reason_of(cell: CheckedCell) -> str:
 def headline_of(report: CheckReport) -> str:
     """The sentence that stands under the verdict of all cells."""
     if len(report.cells) == 1:
-        return reason_of(report.cells[0])
-    return f"{len(report.cells)} cells: " + ", ".join(f"{count} {state}" for state, count in counts_of(report).items())
+        return "; ".join([*([lost_of(report.lost)] if report.lost else []), reason_of(report.cells[0])])
+    return f"{len(report.cells)} cells: {spoken_counts(report)}"
+
+
+def lost_of(keys: Sequence[str]) -> str:
+    """What is said of artifacts that only the baseline has."""
+    return f"the candidate has no {', '.join(keys)}, which the baseline has"
+
+
+def spoken_counts(report: CheckReport) -> str:
+    """How many cells are in each state, and how many were lost: "2 equivalent, 1 lost"."""
+    counts = [f"{count} {state}" for state, count in counts_of(report).items()]
+    return ", ".join([*counts, *([f"{len(report.lost)} lost"] if report.lost else [])])
 
 
 def counts_of(report: CheckReport) -> dict[State, int]:

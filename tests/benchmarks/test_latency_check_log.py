@@ -121,7 +121,7 @@ def test_a_simulated_check_that_flags_too_much_or_says_too_little_breaks_the_cla
         wrong: list[str] = simulated.broken({"noisy": {**alarms, **alarm}}, {"noisy": {**found, **power}}, throttled, 2000)
         return wrong
 
-    # 1 % of 2,000 is 20, and 35 or fewer happen in 999 of 1,000; of 86.7 % it is 1,687 or more.
+    # 1 % of 2,000 is 20, and 35 or fewer happen in 999 of 1,000; of 86.7 % it is 1,686 or more.
     assert (simulated.upper_count(2000, 0.01), simulated.lower_count(2000, 0.867)) == (35, 1686)
     assert broken({}, {}) == []
     assert broken({"whole_at_margin": 36}, {}) == ["noisy: whole_at_margin 36 times of 2000, more than 35"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from regression_world import World, make_world, model
+from regression_world import World, make_world, model, sha256
 
 from kdedge.errors import DeviceGone, KdedgeError, WorkspaceError
 from kdedge.latency.check import Arm, Checked, CheckSettings
@@ -24,6 +25,8 @@ from kdedge.regression.arms import WHOLE, Given, arms_of
 from kdedge.regression.baselines import set_baseline
 from kdedge.regression.checking import CheckReport, run_check
 from kdedge.regression.junit import junit_xml
+from kdedge.regression.markdown import markdown
+from kdedge.regression.outputs import lines_of
 from kdedge.runtimes.job import LaunchRule
 
 QUICK = CheckSettings(pairs=20, looks=1, launch=LaunchRule(warmup_seconds=0.0, warmup_iterations=1, min_seconds=0.0, min_iterations=64))
@@ -211,6 +214,17 @@ def test_the_history_keeps_every_launch_and_tells_the_next_check_its_noise(world
 def test_a_device_that_is_asked_for_twice_is_one_cell(world: World) -> None:
     report = run(world, "slower", "slower")
     assert [(cell.device, cell.again) for cell in report.cells] == [("slower", None)]
+
+
+def test_the_example_of_the_page_is_what_is_printed(world: World) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "latency.md").read_text(encoding="utf-8")
+    (setting,) = re.findall(r"`(bench: .+)`", page)
+    (shown,) = re.findall(r"\$ kdedge check .+ --pairs 24\n(.+?)\n```", page, re.DOTALL)
+    (plot,) = re.findall(r"```text\n( +-2\.2 %.+?)\n```", page, re.DOTALL)
+    (world.folder / "devices.yaml").write_text(setting.replace("RELEASED", sha256(world.before)).replace("REBUILT", sha256(world.after)))
+    report = run(world, "bench", settings=CheckSettings(pairs=24))
+    assert "\n".join(lines_of(report)) == shown
+    assert plot in markdown(report)
 
 
 def test_a_device_that_is_lost_costs_its_own_cell_alone(world: World) -> None:

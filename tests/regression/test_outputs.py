@@ -9,7 +9,10 @@ import pytest
 from regression_world import EQUAL, SLOW, cell, checked, four_states, report
 
 from kdedge.errors import MissingExtra, WorkspaceError
+from kdedge.regression.markdown import markdown
 from kdedge.regression.outputs import check_outputs, lines_of, write_outputs
+from kdedge.regression.page import page_of
+from kdedge.regression.wording import headline_of
 
 
 def test_a_summary_is_put_behind_what_stands_in_the_file_and_junit_replaces_it(tmp_path: Path) -> None:
@@ -55,6 +58,19 @@ def test_lines_say_each_verdict_and_then_that_of_all() -> None:
     assert lines[-2] == "not compared: gpu/fp32 stands in models/before.onnx only"
     (alone,) = [line for line in lines_of(report(cell(checked(EQUAL)))) if not line.startswith(" ")]
     assert alone.startswith("equivalent on board: ")
+
+
+def test_what_makes_a_check_with_a_lost_artifact_inconclusive_stands_first() -> None:
+    """The cell that is left is equivalent: its reason alone would explain another verdict than the one above it."""
+    found = report(cell(checked(EQUAL), key="cpu/fp32"), lost=("cpu/int8", "gpu/fp16"))
+    assert found.state == "inconclusive"
+    said = "the candidate has no cpu/int8, gpu/fp16, which the baseline has; median is not slower by 3 %"
+    assert headline_of(found).startswith(said)
+    assert said in markdown(found)
+    assert page_of(found).headline.startswith(said)
+    assert list(lines_of(found))[-1] == "inconclusive: 1 equivalent, 2 lost"
+    several = report(cell(checked(EQUAL), key="cpu/fp32"), cell(checked(SLOW), key="cpu/fp16"), lost=("cpu/int8",))
+    assert headline_of(several) == "2 cells: 1 equivalent, 1 regressed, 1 lost"
 
 
 def test_what_nothing_finds_is_no_number() -> None:
