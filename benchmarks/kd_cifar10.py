@@ -35,6 +35,7 @@ from kdedge.artifact import ImportPath, PreparedData
 from kdedge.checks import check_recipe
 from kdedge.costs import cost_of
 from kdedge.data import samples_of, sources_of
+from kdedge.distill.candidates import written
 from kdedge.distill.contestants import Contestants
 from kdedge.errors import KdedgeError
 from kdedge.fidelity.comparison import compare
@@ -60,7 +61,7 @@ ARMS: dict[str, Losses] = {
     ALONE: ({"ce": 1.0},),
     "kd": ({"ce": 0.1}, {"kd": 0.9, "temperature": 4.0}),
     STANDARDIZED: ({"ce": 0.1}, {"kd": 9.0, "temperature": 2.0, "standardize": True}),
-    "dkd": ({"ce": 1.0}, {"dkd": {0: 0.0, 0.0833: 1.0}, "temperature": 4.0, "alpha": 1.0, "beta": 2.0}),
+    "dkd": ({"ce": 1.0}, {"dkd": {"0": 0.0, "0.0833": 1.0}, "temperature": 4.0, "alpha": 1.0, "beta": 2.0}),
     "dist": ({"ce": 1.0}, {"dist": 2.0, "temperature": 4.0, "beta": 1.0, "gamma": 1.0}),
     "at": ({"ce": 1.0}, {"at": 1000.0, "layers": list(STAGES)}),
 }
@@ -288,14 +289,14 @@ def table(arms: Mapping[str, Losses], there: Mapping[str, Mapping[int, Finished]
     for arm, losses in arms.items():
         runs = there[arm]
         if not runs:
-            lines.append(f"| {arm}: {_written(losses)} | 0 | - | - | - | - |")
+            lines.append(f"| {arm}: `{written(losses)}` | 0 | - | - | - | - |")
             continue
         minutes = [run.seconds / 60 for run in runs.values() if run.seconds is not None]
         spent = f"{statistics.mean(minutes):.1f}" if minutes else "-"
         last = _spread([run.known[-1] for run in runs.values()])
         curves = [run.known for run in runs.values() if run.whole]
         best = _spread([max(curve) for curve in curves]) + (f" ({len(curves)} runs)" if len(curves) < len(runs) else "") if curves else "not kept"
-        lines.append(f"| {arm}: {_written(losses)} | {len(runs)} | {last} | {best} | {_gain_text(arm, there)} | {spent} |")
+        lines.append(f"| {arm}: `{written(losses)}` | {len(runs)} | {last} | {best} | {_gain_text(arm, there)} | {spent} |")
     return lines
 
 
@@ -353,10 +354,6 @@ def _about(there: Mapping[str, Mapping[int, Finished]], arguments: argparse.Name
         "over seeds. The best epoch is chosen on the test images, so it promises too much. Gain: last epochs, paired by seed, with Student's t "
         f"interval (95 %). Minutes: training alone, on {machines}.{cost}{kept}"
     )
-
-
-def _written(losses: Losses) -> str:
-    return "`" + json.dumps(list(losses)).replace('"', "").removeprefix("[").removesuffix("]") + "`"
 
 
 if __name__ == "__main__":

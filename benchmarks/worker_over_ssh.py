@@ -3,8 +3,9 @@
 Run: python benchmarks/worker_over_ssh.py [--turns 12]
 
 The job is a launch of a ResNet-20 with 0.2 s of warm-up and 0.5 s of timing. Both sides take turns in the order ABBA; the figure is the median of the
-differences by turn, with its interval. The first job over ssh, which connects and sends the worker, is told apart. Then an artifact of 50 MB is sent
-twice: the second time no byte may go over the line. Needs openssh-server. Ends with one line of JSON.
+differences by turn, with its interval. Opening the board, which connects and sends the worker, and the first job there, which sends model and input,
+are told apart. Then an artifact of 50 MB is sent twice: the second time no byte may go over the line. Needs openssh-server. Ends with one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def main() -> None:
 
 
 def compare(folder: Path, turns: int) -> dict[str, list[float]]:
-    """Seconds of each job, and of the first over ssh."""
+    """Seconds of opening the board, of the first job there, and of each job of a turn."""
     job = launch_of(folder)
     begin = time.perf_counter()
-    devices = {"ssh": open_device("board"), "local": open_device("local")}
+    board = open_device("board")
     opened = time.perf_counter() - begin
+    devices = {"ssh": board, "local": open_device("local")}
     seconds: dict[str, list[float]] = {"opening": [opened], "first": [one_job(devices["ssh"], job, folder / "first")], "ssh": [], "local": []}
     one_job(devices["local"], job, folder / "warm")
     for turn in range(turns):
@@ -105,7 +107,7 @@ def report(seconds: dict[str, list[float]], sent: tuple[int, int]) -> None:
     """Print both sides, the difference and the line of JSON."""
     more = median_estimate("seconds_more", [over - here for over, here in zip(seconds["ssh"], seconds["local"], strict=True)], "s")
     middle = {side: statistics.median(seconds[side]) for side in ("local", "ssh")}
-    print(f"connecting and asking what it is: {seconds['opening'][0]:.2f} s; the first job, with the worker sent: {seconds['first'][0]:.2f} s")
+    print(f"opening the board, with the worker sent: {seconds['opening'][0]:.2f} s; the first job, with its files sent: {seconds['first'][0]:.2f} s")
     print(f"a job here {middle['local']:.2f} s, over ssh {middle['ssh']:.2f} s: {more} more, {more.n} turns")
     print(f"an artifact of {LARGE:,} bytes: {sent[0]:,} bytes sent, then {sent[1]:,}")
     figures = {"seconds_more": more.as_json(), "turns": more.n}

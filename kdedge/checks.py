@@ -12,7 +12,7 @@ from kdedge.data import open_examples, sources_of
 from kdedge.data.mix import check_mixable
 from kdedge.devices import scheme_of
 from kdedge.distill.contestants import check_compare
-from kdedge.distill.lessons import check_lessons, splits_mixed
+from kdedge.distill.lessons import check_inside, check_lessons, splits_mixed
 from kdedge.distill.terms import training_spec
 from kdedge.errors import DeviceError, ModelError, RecipeError
 from kdedge.exporters.quantize.budget import read_budget
@@ -45,15 +45,16 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
     parse_policy(recipe.gate, task.metric)
     task.check(recipe.data)
     sources_of(recipe.data)
-    teachers = teachers_of(recipe)
-    for key, section in (*keyed_teachers(recipe), *_keyed_learners(recipe)):
+    teachers = keyed_teachers(recipe)
+    for key, section in (*teachers, *_keyed_learners(recipe)):
         with naming_key(key, section):
             check(section)
-    for teacher in teachers:
+    for key, teacher in teachers:
         if teacher.train is not None:
-            training_spec(teacher.train, augment=recipe.data.augment)
+            training_spec(teacher.train, augment=recipe.data.augment, losses=f"{key}.train.losses")
     if recipe.distill is not None:
         check_lessons(recipe.distill, has_teacher=bool(teachers), has_unlabelled=recipe.data.unlabelled is not None)
+        check_inside(recipe.distill, teachers_of(recipe))
     check_compare(recipe)
     _check_mixed(recipe)
     for place, export in enumerate(recipe.export):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
-from kdedge.checks import check_fit, keyed_teachers, naming_key, teachers_of
+from kdedge.checks import check_fit, keyed_teachers, naming_key
 from kdedge.costs import keep_seconds
 from kdedge.data import samples_of, sources_of
 from kdedge.distill.contestants import Contestants, contestants, with_snapshots
-from kdedge.distill.lessons import Lesson, check_inside, lessons
+from kdedge.distill.lessons import Lesson, lessons
 from kdedge.distill.room import decided, within_limit
 from kdedge.distill.spec import Shown, TeacherSpec, wanted_of_all
 from kdedge.distill.terms import training_spec
@@ -22,15 +22,12 @@ from kdedge.workspace import Workspace
 
 
 def prepare_data(recipe: Recipe, workspace: Workspace) -> PreparedData:
-    """The data, read once and checked, also against the models that it is for. What no teacher of this recipe could answer is refused first.
+    """The data, read once and checked, also against the models that it is for.
 
     Raises:
-        RecipeError: a loss looks at layers of a teacher that shows none.
         DataError: it cannot be read, or examples are to be mixed that are no images of one size.
         ModelError: a model does not fit it.
     """
-    if recipe.distill is not None:
-        check_inside(recipe.distill, teachers_of(recipe))
     reads = (*sources_of(recipe.data), *samples_of(recipe.data))
     task = ImportPath(TASKS[recipe.task])
     data: PreparedData = workspace.stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)

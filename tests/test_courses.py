@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,9 +161,20 @@ def test_layers_of_several_teachers_are_refused_before_one_is_trained(tmp_path: 
         content["teacher"] = [content["teacher"], content["teacher"]]
         content["distill"]["losses"] = [{"ce": 1.0}, {"at": 1000.0, "layers": ["stages.0"]}]
 
-    with pytest.raises(RecipeError, match=r"distill\.losses\[1\]: `at` looks at layers of the teacher, and several teachers show none"):
-        made(small_recipes.write(tmp_path, several))
+    recipe, said = small_recipes.write(tmp_path, several), "distill.losses[1]: `at` looks at layers of the teacher, and several teachers show none"
+    small_recipes.refused(small_recipes.kdedge("recipe", "check", recipe), f"{recipe}:1: {said}")
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        made(recipe)
     assert not list((tmp_path / "workspace" / "stages").glob("teacher.obtain-*"))
+
+
+def test_what_is_wrong_with_one_of_several_teachers_is_told_by_its_own_key(tmp_path: Path) -> None:
+    def second(content: small_recipes.Plain) -> None:
+        other = {**content["teacher"], "train": {"epochs": 1, "losses": [{"kd": 1.0}]}}
+        content["teacher"] = [content["teacher"], other]
+
+    recipe = small_recipes.write(tmp_path, second)
+    small_recipes.refused(small_recipes.kdedge("recipe", "check", recipe), f"{recipe}:1: teacher[1].train.losses[0]: `kd` compares with a teacher")
 
 
 # ---- stopped runs

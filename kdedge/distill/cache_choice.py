@@ -67,7 +67,7 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
     guide.check(data)
     guide.move(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with reproducible():
-        if reason := _depends_on_padding(guide, wanted, data):
+        if reason := depends_on_padding(guide, wanted, data):
             return refused(reason, cache)
         teacher_seconds, answers = _time_asking(guide, wanted, training, data)
         read_seconds, row_bytes = _time_reading(answers, cache.top_k, len(data.classes), section.batch_size, folder)
@@ -89,7 +89,7 @@ def own_answers(teacher: TeacherFiles, wanted: tuple[str, ...], data: PreparedDa
     guide = Teacher(teacher, data.task.load().logits, wanted)
     guide.check(data)
     with reproducible():
-        return _depends_on_padding(guide, wanted, data)
+        return depends_on_padding(guide, wanted, data)
 
 
 def asked_epochs(training: TrainingSpec) -> int:
@@ -99,14 +99,19 @@ def asked_epochs(training: TrainingSpec) -> int:
     return sum(any(term.active(moment) for term in terms for moment in each) for each in moments)
 
 
-def _depends_on_padding(guide: Teacher, wanted: tuple[str, ...], data: PreparedData) -> str:
-    """Why answers about texts are not the texts' own: in a step they are padded to the longest of their batch, and kept ones were among others."""
+def depends_on_padding(guide: Teacher, wanted: tuple[str, ...], data: PreparedData) -> str:
+    """Why answers about texts are not the texts' own (in a step they are padded to the longest of their batch, and kept ones were among others), or
+    "".
+
+    Raises:
+        TrainingError: an answer is no finite number.
+    """
     encoders = tuple(dict.fromkeys(guide.encoders))
     texts = [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
     if not texts:
         return ""
     examples = open_examples(data.splits["train"])
-    # The shortest ones: no model takes more than its longest text, so that only these have room for padding.
+    # The shortest ones: no model takes more tokens than its `max_length`, so that only these surely have room for padding.
     order = np.argsort(examples.sizes, kind="stable") if examples.sizes is not None else np.arange(len(examples))
     samples = order[:_TEXTS].astype(np.int64)
     raw = examples.raw(samples)

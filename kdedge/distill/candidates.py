@@ -93,11 +93,10 @@ class Space:
             return {}
         name = next(name for name in SEARCHED if name in taught)
         defaults = signature_of(ImportPath(LOSSES[name])).parameters
-        temperature = taught.get(TEMPERATURE, defaults[TEMPERATURE])
-        if not is_number(temperature):
+        weight, temperature = read_schedule(taught[name], name).points[-1][1], taught.get(TEMPERATURE, defaults[TEMPERATURE])
+        if taught[name] != _weighed(name, weight) or not is_number(temperature):
             return {}
-        # Of a weight that is raised, what it ends with.
-        alpha = read_schedule(taught[name], name).points[-1][1] / labels[_LABELS]
+        alpha = weight / labels[_LABELS]
         if not (ALPHAS[0] <= alpha <= ALPHAS[1] and TEMPERATURES[0] <= temperature <= TEMPERATURES[1]):
             return {}
         found = {LOSS: name, ALPHA: float(alpha), TEMPERATURE: float(temperature)}

@@ -78,19 +78,22 @@ def check_lessons(section: DistillSection, *, has_teacher: bool, has_unlabelled:
 
 
 def check_inside(section: DistillSection, teachers: Sequence[TeacherSection]) -> None:
-    """That no loss looks inside a teacher which shows no layers: said before such a teacher is trained.
+    """Refuse a loss that looks inside a teacher which shows no layers, before such a teacher is trained.
 
     Raises:
         RecipeError: it is an ensemble, or an ONNX file.
     """
-    kind = "several teachers" if len(teachers) > 1 else "an ONNX file" if any(teacher.kind == "onnx" for teacher in teachers) else ""
+    if len(teachers) > 1:
+        closed = "several teachers show none"
+    elif any(teacher.kind == "onnx" for teacher in teachers):
+        closed = "an ONNX file shows none"
+    else:
+        return
     for number, stage in enumerate(section.stages or (None,)):
         for place, term in enumerate(_declared(section, stage, number, taught=True)):
-            if kind and _looks_inside(term):
-                raise RecipeError(
-                    f"{_key_of(stage, number, 'losses')}[{place}]: `{term.name}` looks at layers of the teacher, and {kind} show"
-                    f"{'s' if kind == 'an ONNX file' else ''} none: take it out, or name one teacher of PyTorch"
-                )
+            if _looks_inside(term):
+                key = f"{_key_of(stage, number, 'losses')}[{place}]"
+                raise RecipeError(f"{key}: `{term.name}` looks at layers of the teacher, and {closed}: take it out, or name one teacher of PyTorch")
 
 
 def splits_mixed(section: DistillSection) -> tuple[str, ...]:

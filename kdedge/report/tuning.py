@@ -47,7 +47,7 @@ def comment(tuning: Tuning, recipe: Recipe, source: Path | None) -> list[str]:
     assert tuning.best is not None
     lines = [
         f"distill.losses were found by kdedge tune{f' from {source.name}' if source is not None else ''}: trial {tuning.best.number} of "
-        f"{len(tuning.trials)} ({tuning.count('pruned')} given up early), {tuning.epochs} epoch{'s' if tuning.epochs > 1 else ''} each, "
+        f"{len(tuning.trials)} ({tuning.count('pruned')} given up early), {_epochs(tuning)} each, "
         f"{tuning.metric} {interval(tuning.best_score)} on {tuning.held_out} training examples held out. Test data was not looked at.",
         _sentence(conclusion(tuning)),
     ]
@@ -204,7 +204,7 @@ def _how(tuning: Tuning) -> Section:
     items = (
         ("training data", (f"{tuning.learned_from} examples to learn from, {tuning.held_out} held out, a share of each class",)),
         ("test data", ("not looked at",)),
-        ("one trial", (f"{tuning.epochs} epochs, {tuning.views or 'new'} views of each example, the same first weights and batches for all",)),
+        ("one trial", (f"{_epochs(tuning)}, {tuning.views or 'new'} views of each example, the same first weights and batches for all",)),
         ("given up", ("the worse half after a quarter of the epochs and after half of them; never what was tried first",)),
         ("tried first", ("the recipe's own losses, then those that the authors of the losses publish",)),
         ("searched", (f"loss, {ALPHA}, {TEMPERATURE}, {STANDARDIZE}, DKD's {BETA}: by TPE, jointly",)),
@@ -212,6 +212,10 @@ def _how(tuning: Tuning) -> Section:
     )
     lead = "What the figures are of. The best of many is chosen on the examples that it is scored on, so its figure is too good by some."
     return Section("how", "How it was searched", lead, (Facts(items),))
+
+
+def _epochs(tuning: Tuning) -> str:
+    return f"{tuning.epochs} epoch{'s' if tuning.epochs > 1 else ''}"
 
 
 def _note(trial: TrialRecord | None) -> str:

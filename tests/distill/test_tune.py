@@ -367,12 +367,11 @@ def test_the_space_keeps_what_is_not_searched() -> None:
     warmed = {"0": 0.0, "0.0833": 1.0}
     assert drawn == ({"ce": 0.2}, {"dkd": warmed, "temperature": 2.35, "standardize": True, "beta": 3.46, "start": 0.1}, *space.kept)
     assert space.drawn(drawn) == {"loss": "dkd", "alpha": 5.0, "temperature": 2.35, "beta": 3.46, "standardize": True}
-    assert space.drawn(section.losses) == {"loss": "dkd", "alpha": 5.0, "temperature": 2.0, "beta": 2.0, "standardize": False}
     assert "beta" not in space.losses({"loss": "kd", "alpha": 5.0, "temperature": 2.0, "standardize": True})[1]
     assert all(candidate.losses[-1] == space.kept[0] for candidate in space.first(section.losses)[1:])
     assert space.drawn(space.losses({"loss": "dist", "alpha": 5.0, "temperature": 2.0})) == {"loss": "dist", "alpha": 5.0, "temperature": 2.0}
     labels = {"ce": 1.0}
-    for taught in ({"kd": 1.0, "temperature": "learned"}, {"kd": 1e6}, {"nkd": 1.0}, {"dkd": 1.0, "beta": 0.0}):
+    for taught in ({"kd": 1.0, "temperature": "learned"}, {"kd": 1e6}, {"nkd": 1.0}, {"dkd": warmed, "beta": 0.0}, {"dkd": 1.0}, {"kd": warmed}):
         assert space.drawn((labels, taught)) == {}
     assert space.drawn(({"kd": 1.0},)) == {}
 

@@ -33,7 +33,7 @@ def cache_state(plan: CachePlan, kept: Sequence[About], read: Sequence[int]) -> 
         return Finding("ok", "cache", "distill.cache.use is `never`: the teacher is asked in every step")
     if plan.unkept:
         return Finding("ok", "cache", f"the teacher is asked in every step: {plan.unkept}")
-    if plan.epochs < 2:
+    if plan.epochs < 2 and plan.use != "always":
         return Finding("ok", "cache", "the teacher is asked in one epoch at most, so there is nothing to keep")
     if plan.views is None:
         return Finding(

@@ -18,7 +18,7 @@ from kdedge import progress
 from kdedge.artifact import PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
-from kdedge.distill.cache_choice import asked_epochs
+from kdedge.distill.cache_choice import asked_epochs, depends_on_padding
 from kdedge.distill.doctor import Diagnosis, Finding, Layer, by_urgency
 from kdedge.distill.doctor.cache_state import CachePlan, cache_state
 from kdedge.distill.doctor.case import Case
@@ -35,7 +35,7 @@ from kdedge.distill.doctor.trials import remedy, trials
 from kdedge.distill.ensemble import Teacher
 from kdedge.distill.fingerprint import fingerprint
 from kdedge.distill.lessons import Lesson
-from kdedge.distill.room import why_not_kept
+from kdedge.distill.room import refused, why_not_kept
 from kdedge.distill.seeding import derived, reproducible, seed_everything
 from kdedge.distill.spec import Shown, wanted_of_all
 from kdedge.errors import KdedgeError
@@ -189,8 +189,8 @@ class _Room:
             yield Finding("note", "terms", "this stage goes on from weights that are not trained yet: the scale of its losses was not looked at")
         elif known:
             yield from _attempted("terms", lambda: [term_balance(step.scales())])
-        if files is not None and known:
-            yield from _attempted("cache", lambda: [self._cache(lesson, files, data, wanted)])
+        if files is not None and guide is not None and known:
+            yield from _attempted("cache", lambda: [self._cache(lesson, files, guide, data)])
 
     def _taught_by(self, lesson: Lesson) -> TeacherFiles | None:
         """The teacher of a lesson; one that is not trained yet is stood in for by the same model with fresh weights, which has the same layers."""
@@ -216,12 +216,14 @@ class _Room:
             shapes["teacher"] = _by_name(layers_of(load(files.members[0]), spec_of(files.members[0])))
         return shapes
 
-    def _cache(self, lesson: Lesson, files: TeacherFiles, data: PreparedData, wanted: tuple[str, ...]) -> Finding:
+    def _cache(self, lesson: Lesson, files: TeacherFiles, guide: Teacher, data: PreparedData) -> Finding:
+        wanted = wanted_of_all(lesson.training.terms)
         section, shown = lesson.training.section, lesson.training.shown(self.case.seed)
         cache: CacheSection = getattr(section, "cache", CacheSection())
         views = range(min(section.views or 0, section.epochs))
         expected = {view: fingerprint(files, wanted, data, shown, view) for view in views}
-        unkept = why_not_kept(wanted, [member.encoder for member in files.members])
+        if unkept := why_not_kept(wanted, guide.encoders) or depends_on_padding(guide, wanted, data):
+            refused(unkept, cache)  # where it must be kept, a run would end with this
         plan = CachePlan(section.views, cache.use, expected, asked_epochs(lesson.training), unkept)
         fill = "kdedge.distill.cache:fill"
         read = [view for view in views if self.workspace.kept(fill, files, wanted, data, shown, view, cache.top_k) is not None]

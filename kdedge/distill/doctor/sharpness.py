@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kdedge.distill.doctor import Finding
+from kdedge.distill.losses import distributions
 from kdedge.distill.schedule import LearnedTemperature, Schedule
 from kdedge.distill.signature import signature_of
 from kdedge.distill.spec import TermSpec
@@ -35,10 +37,8 @@ def entropy(probabilities: Float64) -> float:
 
 
 def standardized(logits: Float64) -> Float64:
-    """Logits of mean 0 and standard deviation 1 in each example, as `kdedge.distill.losses.distributions.standardized` makes them for the loss
-    (unbiased deviation; Sun et al., CVPR 2024)."""
-    spread = logits.std(axis=1, ddof=1, keepdims=True)
-    return np.asarray((logits - logits.mean(axis=1, keepdims=True)) / (spread + 1e-7), np.float64)
+    """Logits [n, C] of mean 0 and standard deviation 1 in each example, as the losses standardise them."""
+    return np.asarray(distributions.standardized(torch.tensor(logits)).numpy(), np.float64)
 
 
 def sharpness(logits: Float64, terms: Sequence[TermSpec]) -> Finding:

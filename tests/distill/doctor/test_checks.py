@@ -200,6 +200,7 @@ def test_no_cache_is_advised_or_told_where_none_will_be_kept() -> None:
     full = {0: {"view": "0"}, 1: {"view": "1"}}
     assert "asked about in one epoch at most" in cache_state(CachePlan(2, "auto", full, 2), [], []).message
     assert cache_state(CachePlan(2, "always", full, 2), [], []).message == "2 views will be asked for, none is kept yet"
+    assert cache_state(CachePlan(1, "always", {0: full[0]}, 1), [], []).message == "1 views will be asked for, none is kept yet"
     for views in (None, 2):
         maps = cache_state(CachePlan(views, "auto", full, 9, "whole feature maps are too large to keep"), [], [])
         assert (maps.level, maps.advice) == ("ok", "")
