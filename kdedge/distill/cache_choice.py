@@ -20,7 +20,7 @@ from kdedge.distill.answers import Answers, AnswerWriter
 from kdedge.distill.batches import Batch, ahead
 from kdedge.distill.cache import CHUNK, answers_about, chunks
 from kdedge.distill.ensemble import Teacher
-from kdedge.distill.room import decided, refused, why_not_kept
+from kdedge.distill.room import asked_once, decided, refused, why_not_kept
 from kdedge.distill.seeding import reproducible
 from kdedge.distill.spec import TrainingSpec, wanted_of_all
 from kdedge.recipe import CacheSection
@@ -59,10 +59,8 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
     if reason := why_not_kept(wanted, [member.encoder for member in teacher.members]):
         return refused(reason, cache)
     asked = asked_epochs(training)
-    if cache.use == "auto" and views >= asked:
-        return CacheChoice(
-            False, f"each of the {views} views is asked about in one epoch at most ({asked} of {section.epochs} epochs ask the teacher)"
-        )
+    if once := asked_once(views, cache.use, asked):
+        return CacheChoice(False, f"{once} ({asked} of {section.epochs} epochs ask the teacher)")
     guide = Teacher(teacher, data.task.load().logits, wanted)
     guide.check(data)
     guide.move(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -20,6 +20,11 @@ def decided(views: int | None, cache: CacheSection) -> CacheChoice | None:
     return None
 
 
+def asked_once(views: int, use: str, epochs: int) -> str:
+    """Why nothing is to be gained where `epochs` epochs ask the teacher about `views` views, unless the recipe keeps always; "" where there is."""
+    return f"each of the {views} views is asked about in one epoch at most" if use == "auto" and views >= epochs else ""
+
+
 def why_not_kept(wanted: Sequence[str], encoders: Sequence[Encoder]) -> str:
     """Why these answers (outputs by name, `FORM:LAYER`) of teachers with these encoders cannot be kept for each example, or ""."""
     if maps := [what.partition(":")[2] for what in wanted if what.startswith("feature:")]:

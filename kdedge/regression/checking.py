@@ -178,10 +178,8 @@ class _Family:
         shared = replace(self.settings, alpha=self.settings.alpha / len(places))
         fewest = fewest_even(shared.alpha / len(shared.metrics))
         if shared.budget_seconds is None and shared.pairs < fewest:
-            raise KdedgeError(
-                f"{len(places)} cells share alpha {self.settings.alpha:g}, and with {shared.pairs} pairs none could be decided: "
-                f"the fewest are {fewest}"
-            )
+            level = f"{len(places)} cells share alpha {self.settings.alpha:g}" if len(places) > 1 else f"alpha is {self.settings.alpha:g}"
+            raise KdedgeError(f"{level}, and with {shared.pairs} pairs none could be decided: the fewest are {fewest}")
         first = [self._one(key, device, shared, self.folder / f"cell-{number}") for number, (key, device) in enumerate(places)]
         adjusted = holm([found.verdict.p_regressed for found, _ in first])
         return tuple(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdedge.distill.doctor import Finding
+from kdedge.distill.room import asked_once
 
 About = Mapping[str, str]
 
@@ -42,8 +43,8 @@ def cache_state(plan: CachePlan, kept: Sequence[About], read: Sequence[int]) -> 
             "without `views` every epoch shows new augmented examples, and the teacher is asked about each of them in every epoch",
             f"set distill.views: {min(_USUAL_VIEWS, plan.epochs // 2)} to pay for its answers once",
         )
-    if plan.use == "auto" and plan.views >= plan.epochs:
-        return Finding("ok", "cache", f"each of the {plan.views} views is asked about in one epoch at most, so nothing is kept")
+    if once := asked_once(plan.views, plan.use, plan.epochs):
+        return Finding("ok", "cache", f"nothing is kept: {once}")
     whole = len(plan.expected)
     figures = {"views": plan.views, "needed": whole, "fresh": sorted(read), "kept": len(kept)}
     stale = Counter(_difference(about, plan.expected) for about in kept)

@@ -244,5 +244,5 @@ def _utc(moment: datetime) -> datetime:
 def _first_line(error: BaseException) -> str:
     text = str(error)
     if "database is locked" in text:
-        return f"another process has kept it locked for {PATIENCE:g} s: try again when that has ended, or do without (--history none)"
+        return f"another process has kept it locked for {PATIENCE:g} s: try again when that has ended; `kdedge check --history none` does without"
     return hidden(next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__))

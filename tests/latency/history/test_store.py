@@ -177,7 +177,7 @@ def test_a_file_that_another_process_holds_says_so_and_what_to_do(tmp_path: Path
     history = open_history(str(tmp_path / "history.sqlite"))
     with contextlib.closing(sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        told = r"another process has kept it locked for 0.2 s: try again when that has ended, or do without \(--history none\)"
+        told = r"another process has kept it locked for 0.2 s: try again when that has ended; `kdedge check --history none` does without"
         for ask in (history.sessions, lambda: open_history(str(tmp_path / "history.sqlite"))):
             with pytest.raises(WorkspaceError, match=told):
                 ask()
