@@ -126,6 +126,13 @@ def test_a_rule_needs_no_quotes_of_its_own_in_an_override(tmp_path: Path) -> Non
     assert recipe.gate == {"agreement_student": ">= 98 %", "latency_median": "<= 2 ms", "size": "<= 1 MB", "metric": "> 0.5"}
 
 
+def test_an_override_takes_a_key_as_errors_write_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"export\[0\]\.precision\[0\]: must be one of") as caught:
+        load(tmp_path, "export[0].precision[0]=fp33")
+    key = str(caught.value).removeprefix("--set export[0].precision[0]=fp33: ").split(":")[0]
+    assert load(tmp_path, f"{key}=fp16").export[0].precision[0] == "fp16"
+
+
 def test_a_later_override_wins(tmp_path: Path) -> None:
     recipe = load(tmp_path, "seed=1", "seed=2", "student=kdedge:cnn", "student.arguments={width: 4}")
     assert recipe.seed == 2
@@ -142,6 +149,8 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
         ("=3", "--set =3: is not key=value"),
         ("distill..epochs=3", "--set distill..epochs=3: is not key=value"),
         ("distill.losses.2.kd=1", "--set distill.losses.2.kd=1: `distill.losses` is a list: `2` is no place in it (allowed: a place from 0 to 1)"),
+        ("distill.losses[2].kd=1", "--set distill.losses[2].kd=1: `distill.losses` is a list: `2` is no place in it"),
+        ("[0]=1", "--set [0]=1: is not key=value"),
         ("distill.losses.kd=1", "--set distill.losses.kd=1: `distill.losses` is a list: `kd` is no place in it"),
         ("name.first=x", "--set name.first=x: `name` is 'small', which has no `first` in it"),
         ("data.size=[1", "--set data.size=[1: not valid YAML:"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from kdedge.targets import TARGETS
 
 LARGEST = 1 << 20
 _EXAMPLE = "--set distill.epochs=2 or --set export.0.batch=4"
+_PLACE = re.compile(r"\[(\d+)\]")  # as `dotted` writes a place in a list, so that a key can be taken out of an error
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file; `overrides` are `key=value` as for `--set`: dots between keys, numbers for places in a list, the value as YAML.
 
+    `losses.1` and `losses[1]`, as errors write it, are the same place.
     Paths in the recipe are made absolute against its folder, also those given by `--set`.
 
     Raises:
@@ -108,7 +111,7 @@ def _override(tree: Tree, override: str) -> None:
     """Set one value in the tree, making the sections on the way that are not there yet (their names are checked with the rest)."""
     name, equals, text = override.partition("=")
     label = f"--set {override}"
-    parts = [part.strip() for part in name.split(".")]
+    parts = [part.strip() for part in _PLACE.sub(r".\1", name).split(".")]
     if not equals or not all(parts):
         raise RecipeError(f"{label}: is not key=value; write it like {_EXAMPLE}")
     if len(parts) > DEEPEST:
