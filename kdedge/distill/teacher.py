@@ -11,7 +11,7 @@ from kdedge.distill.ensemble import Teacher
 from kdedge.distill.loop import train
 from kdedge.distill.seeding import derived
 from kdedge.distill.spec import TeacherSpec
-from kdedge.errors import TrainingError
+from kdedge.errors import Diverged, TrainingError
 from kdedge.models.class_names import class_map
 from kdedge.models.given import take
 from kdedge.ranks import everywhere
@@ -48,7 +48,11 @@ def obtain(teachers: tuple[TeacherSpec, ...], data: PreparedData, seed: int, *, 
 def _member(spec: TeacherSpec, map_: tuple[int, ...], data: PreparedData, seed: int, folder: Path) -> ModelFiles:
     if spec.training is not None:
         with accelerated(spec.training.section.precision) as accelerator:
-            return train(accelerator, spec.model, spec.training, data, seed, folder=folder, what="teacher")
+            try:
+                return train(accelerator, spec.model, spec.training, data, seed, folder=folder, what="teacher")
+            except Diverged as error:
+                # The student has an optimizer of the same name: say whose it is that has to be changed.
+                raise Diverged(f"in the training of the teacher `{spec.model.name}` (teacher.train): {error}") from error
     with accelerated("fp32") as accelerator, accelerator.main_process_first():
         if accelerator.is_main_process:
             # A killed attempt may have left half a file here.

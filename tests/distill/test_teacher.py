@@ -23,7 +23,7 @@ from kdedge.distill.loop import train
 from kdedge.distill.spec import TeacherSpec
 from kdedge.distill.teacher import obtain
 from kdedge.distill.trainer import distill
-from kdedge.errors import ModelError, TrainingError
+from kdedge.errors import Diverged, ModelError, TrainingError
 from kdedge.models.load import build, to_files
 from kdedge.models.spec import ModelSpec, inputs_of
 
@@ -146,6 +146,13 @@ def test_what_is_given_is_checked_before_anything_is_trained(data: PreparedData,
     missing = TeacherSpec(dataclasses.replace(spec(width=8), weights=tmp_path / "nowhere.safetensors"))
     with progress.listening(StopAfter(0)), pytest.raises(ModelError, match=r"nowhere\.safetensors"):
         obtain((TeacherSpec(spec(), training()), missing), data, 5, folder=made(tmp_path / "teacher"))
+
+
+def test_a_loss_that_becomes_no_number_is_said_to_be_the_teachers(data: PreparedData, tmp_path: Path) -> None:
+    own = training(optimizer={"lr": 1e30}, schedule="constant")
+    whose = rf"in the training of the teacher `{spec().name}` \(teacher\.train\): "
+    with pytest.raises(Diverged, match=rf"^{whose}.*(`ce` became|are not finite after step)"):
+        obtain((TeacherSpec(spec(), own),), data, 0, folder=made(tmp_path / "teacher"))
 
 
 def test_a_stopped_ensemble_goes_on_with_the_member_that_was_not_finished(data: PreparedData, tmp_path: Path) -> None:
