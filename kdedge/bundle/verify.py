@@ -154,6 +154,8 @@ def _names_listed_files_only(manifest: dict[str, Any], entries: tuple[FileEntry,
         named = [path for graph in manifest["artifact"]["graphs"] for path in graph["files"]]
         cases = manifest["golden"]["cases"]
         named += [path for case in cases for kind in ("inputs", "outputs") for path in case[kind].values()]
+        # What encodes a raw example is opened by whoever uses the bundle.
+        named += [*manifest.get("assets", ()), *filter(None, [manifest["input"]["encoder"].get("tokenizer")])]
         usable = bool(cases) and all(isinstance(manifest["artifact"][key], str) for key in ("runtime", "target", "precision"))
         usable = usable and isinstance(manifest["golden"]["minimum_sqnr_db"], int | float) and isinstance(manifest["golden"]["source"], str)
     except (KeyError, TypeError, AttributeError) as error:

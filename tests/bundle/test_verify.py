@@ -231,6 +231,18 @@ def test_what_is_opened_must_be_among_the_listed_files(bundle: Path, part: str) 
         verify(bundle)
 
 
+@pytest.mark.parametrize("path", ["../outside.json", "/etc/passwd", "assets/other.json"])
+@pytest.mark.parametrize(
+    "point",
+    [lambda said, path: said.update(assets=[path]), lambda said, path: said["input"]["encoder"].update(tokenizer=path)],
+    ids=["assets", "tokenizer"],
+)
+def test_what_encodes_an_example_must_be_among_the_listed_files(bundle: Path, point: Callable[[dict[str, Any], str], Any], path: str) -> None:
+    rewrite(bundle, lambda said: point(said, path))
+    with pytest.raises(BundleError, match=r"no plain path inside the bundle|not among its files"):
+        verify(bundle)
+
+
 @pytest.mark.parametrize("what", ["file", "folder", "unlisted"])
 def test_a_link_is_refused_even_where_it_points_to_the_right_bytes(bundle: Path, what: str) -> None:
     away = bundle.parent / "away"
@@ -296,6 +308,8 @@ def test_a_pickle_among_the_golden_arrays_is_not_opened(bundle: Path, tmp_path: 
         (lambda said: said["files"].append({"path": MANIFEST, "sha256": "", "size": 0}), r"lists `manifest.json` itself"),
         (lambda said: said["golden"].update(cases=[]), "does not say what is needed to run"),
         (lambda said: said["artifact"].pop("graphs"), "does not say what is needed to run"),
+        (lambda said: said["input"].pop("encoder"), "does not say what is needed to run"),
+        (lambda said: said.update(assets=3), "does not say what is needed to run"),
         (lambda said: said["artifact"].update(runtime=3), "does not say what is needed to run"),
     ],
 )
