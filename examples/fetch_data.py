@@ -15,6 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 TILE, PER_ROW = 32, 50
+PACKED = ("cifar10", "cifar100_subset")
+COPIED = ("teachers", "text_sst2", "detection_bccd", "translation_multi30k_en_de")
 
 
 def images_of(sheet: Path) -> npt.NDArray[np.uint8]:
@@ -42,13 +44,15 @@ def pack(source: Path, destination: Path) -> None:
 
 def main(source: Path, destination: Path) -> None:
     """Copy what is there, name what is not."""
+    if not any((source / name).is_dir() for name in (*PACKED, *COPIED)):
+        raise SystemExit(f"data error: {source} holds none of {', '.join((*PACKED, *COPIED))}; docs/data.md describes them")
     destination.mkdir(exist_ok=True)
-    for name in ("cifar10", "cifar100_subset"):
+    for name in PACKED:
         if (source / name / "meta.json").is_file():
             pack(source / name, destination / f"{name}.npz")
         else:
             print(f"{source / name}: not there, left out")
-    for name in ("teachers", "text_sst2", "detection_bccd", "translation_multi30k_en_de"):
+    for name in COPIED:
         if (source / name).is_dir():
             for file in (file for file in sorted((source / name).rglob("*")) if file.is_file()):
                 target = destination / name / file.relative_to(source / name)
