@@ -18,6 +18,7 @@ from kdedge.errors import DeviceError, ModelError, RecipeError
 from kdedge.exporters.quantize.budget import read_budget
 from kdedge.fleet import named_devices
 from kdedge.gate import parse_policy
+from kdedge.installed import require
 from kdedge.models.catalog import check, resolve
 from kdedge.recipe import ExportSection, ModelSection, Recipe, TeacherSection
 from kdedge.recipe_file.sentences import nearest
@@ -29,6 +30,13 @@ from kdedge.tasks import TASKS
 from kdedge.tasks.contract import Task
 
 Row = TypeVar("Row")
+
+# Extra -> what it is for, and what of it a run imports when all training is done.
+_LATE = {
+    "onnx": ("the student's graph", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("the openvino target", ("openvino",)),
+    "report": ("the report", ("jinja2", "matplotlib")),
+}
 
 
 def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
@@ -59,6 +67,19 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
     _check_mixed(recipe)
     for place, export in enumerate(recipe.export):
         _check_options(export, f"export[{place}]")
+
+
+def check_installed(recipe: Recipe, *, export: bool, report: bool) -> None:
+    """See that what the last steps of a run import is there, where they are wanted: said before a teacher is trained for hours.
+
+    Raises:
+        MissingExtra: a package is not installed.
+    """
+    formats = {TARGETS[each.target].format for each in recipe.export}
+    wanted = {"onnx": export, "openvino": export and "openvino" in formats, "report": report}
+    for extra, (purpose, modules) in _LATE.items():
+        for module in modules if wanted[extra] else ():
+            require(module, extra, purpose)
 
 
 def check_fit(recipe: Recipe, data: PreparedData) -> None:

@@ -34,7 +34,7 @@ from kdedge.artifact import (
 )
 from kdedge.bundle.code import code_files
 from kdedge.bundle.pack import Bundle
-from kdedge.checks import check_recipe
+from kdedge.checks import check_installed, check_recipe
 from kdedge.costs import cost_of
 from kdedge.devices import profile_of
 from kdedge.exporters.dialects import DIALECTS
@@ -76,6 +76,7 @@ def run(
     stage = workspace.stage
     wanted = _ORDER.index(until)
     check_recipe(recipe, devices_too=devices is None)
+    check_installed(recipe, export=wanted >= _ORDER.index("export"), report=wanted >= _ORDER.index("report"))
     task = ImportPath(TASKS[recipe.task])
     policy = parse_policy(recipe.gate, task.load().metric)
     identities = open_devices(recipe.devices if devices is None else devices)

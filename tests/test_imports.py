@@ -16,7 +16,7 @@ PACKAGE = ROOT / "kdedge"
 LEVELS: list[set[str]] = [
     {"runtimes"},
     {"estimate", "errors", "progress"},
-    {"intervals", "ranks", "conditions"},
+    {"intervals", "ranks", "conditions", "installed"},
     {"artifact"},
     {"trained", "measured"},
     {"devices", "source", "record", "eviction", "recipe_values"},

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kdedge.artifact import Encoder, ImageEncoder, ImportPath, PreparedData, TextEncoder
-from kdedge.errors import MissingExtra, ModelError
+from kdedge.errors import ModelError
+from kdedge.installed import require
 from kdedge.models import IMAGE_MODELS, MODELS, TEXT_MODELS
 from kdedge.models.class_names import class_map
 from kdedge.models.ranges import check_ranges
@@ -48,7 +49,7 @@ def check(section: ModelSection) -> None:
             offered = _OFFERED_FOR_TEXTS if name in TEXT_MODELS else _OFFERED_FOR_IMAGES
             _check_arguments(section, _named(name), dict.fromkeys(offered))
         case "torchvision" | "timm":
-            _installed(kind, name)
+            require(kind, "vision", f"`{section.model}`")
         case "transformers":
             read_folder(Path(name))
         case "onnx":
@@ -228,11 +229,6 @@ def _numbers(section: ModelSection, data: PreparedData, label: str, as_is: bool)
     if not {"mean", "std"} <= set(data.statistics):
         raise ModelError(f"{label}: the task does not measure mean and std of its data; write imagenet, cifar10, none or {{mean: [...], std: [...]}}")
     return data.statistics["mean"], data.statistics["std"]
-
-
-def _installed(library: str, name: str) -> None:
-    if importlib.util.find_spec(library) is None:
-        raise MissingExtra(library, "vision", f"`{library}:{name}`")
 
 
 def _existing(section: ModelSection, path: Path, key: str = "") -> None:

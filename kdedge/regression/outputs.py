@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kdedge.errors import MissingExtra, WorkspaceError
+from kdedge.errors import WorkspaceError
+from kdedge.installed import require
 from kdedge.regression.checking import CheckedCell, CheckReport
 from kdedge.regression.junit import junit_xml
 from kdedge.regression.markdown import markdown
@@ -59,8 +59,7 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
         if path is None:
             continue
         for module, extra in _EXTRAS.get(name, ()):
-            if importlib.util.find_spec(module) is None:
-                raise MissingExtra(module, extra, f"--{name}")
+            require(module, extra, f"--{name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
