@@ -143,8 +143,8 @@ class _Shown:
 
     def advance(self, what: str, done: int, total: int, note: str) -> None:
         device = progress.device_name()
-        if device:  # its row in the table says it
-            self.doing[device] = printable(f"{what} {done}/{total} {note}".rstrip())
+        if device:  # its row in the table says it, and has the device's name
+            self.doing[device] = printable(f"{what.removesuffix(f' on {device}')} {done}/{total} {note}".rstrip())
             return
         with self.lock:
             own = self.tasks.setdefault(threading.get_ident(), {})
@@ -167,10 +167,11 @@ class _Shown:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, padding=(0, 1))
-        for heading in ("device", "cells", "state"):
+        table = Table(box=None, padding=(0, 1), expand=True)
+        table.add_column("device", overflow="fold")
+        for heading in ("cells", "state"):
             table.add_column(heading, no_wrap=True)
-        table.add_column("doing", overflow="ellipsis", no_wrap=True)
+        table.add_column("doing", overflow="ellipsis", no_wrap=True, ratio=1)  # what the others leave of the line
         for row in self.rows:
             doing = self.doing.get(row.name, "") if row.state in (progress.WORKING, progress.RETRYING) else ""
             table.add_row(*map(Text, (printable(row.name), f"{row.done}/{row.total}", row.state, doing)))

@@ -20,11 +20,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal_of(monkeypatch: pytest.MonkeyPatch, columns: int = 120) -> Terminal:
     """Standard error from now on. (Not a fixture: pytest sets its own when the test begins.)"""
     made = Terminal()
     monkeypatch.setattr("sys.stderr", made)
-    for name, value in {"TERM": "xterm", "COLUMNS": "120"}.items():
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns)}.items():
         monkeypatch.setenv(name, value)
     return made
 
@@ -145,8 +145,22 @@ def test_several_devices_are_a_live_table_with_what_each_does(monkeypatch: pytes
         listener.devices(())
         assert not listener.rows
     # Cells, state and doing of each row, and no name is taken for markup.
-    assert re.search(r"orin +2/6 +retrying +profiling int8 on orin 3/8", shown)
+    assert re.search(r"orin +2/6 +retrying +profiling int8 3/8", shown)
     assert re.search(r"ssh:\[/pi\] +0/6 +lost", shown)
+
+
+def test_in_80_columns_device_cells_and_state_are_whole_and_what_it_does_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch, columns=80)
+    name = "emulated:cortex-a76"
+    with listener_of(quiet=False) as (listener, _), progress.listening(listener):
+        assert isinstance(listener, _Shown)
+        with progress.on_device(progress.DeviceTable([name], 12), name):
+            progress.advance(f"validating onnxruntime-x86 int8-dynamic on {name}", 1, 6, "a note that is longer than what is left of the line")
+        listener.devices((progress.DeviceRow(name, 12, 10, progress.WORKING), progress.DeviceRow("ssh:loopback", 12, 0, progress.SILENT)))
+        bars_of(listener).refresh()
+    shown = terminal.getvalue()
+    assert re.search(r"emulated:cortex-a76 +10/12 +working +validating onnxruntime-x86", shown)
+    assert re.search(r"ssh:loopback +0/12 +does not answer", shown)
 
 
 def test_without_a_terminal_a_device_has_a_line_when_its_state_changes(monkeypatch: pytest.MonkeyPatch) -> None:
