@@ -85,7 +85,7 @@ def facts_of(name: str) -> dict[str, Any]:
     profile = profile_of(device.identity)
     try:
         seen: Mapping[str, str] = sensors(over(device.transport))
-    except DeviceError as error:
+    except (DeviceError, OSError) as error:  # it is lost, or (a browser) has nothing that could be asked
         seen = {"none": str(error)}
     return {**asdict(device.identity), "profile": profile.name if profile else None, "sensors": dict(seen)}
 

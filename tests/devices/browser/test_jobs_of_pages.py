@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdedge.cli.probing import probe_here
+from kdedge.devices import browser
 from kdedge.devices.browser.desk import ATTEMPTS
 from kdedge.errors import Disconnected
 from kdedge.runtimes.job import SustainedRule
@@ -21,6 +23,16 @@ TRACE = (
     b'[{"cat": "Node", "name": "conv1_kernel_time", "dur": 2000, "args": {"op_name": "QLinearConv", "provider": "CPUExecutionProvider", '
     b'"node_index": "3", "input_type_shape": [{"uint8": [1, 2]}], "output_type_shape": [{"uint8": [1, 3]}]}}]'
 )
+
+
+def test_a_probe_says_what_an_open_page_is(world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    world.page()
+    monkeypatch.setattr(browser, "_desk", lambda: (world.desk, "1.2.3"))
+    code = probe_here(["browser:"], as_json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (code, found.get("error")) == (0, None)
+    assert (found["kind"], found["fingerprint"]["onnxruntime-web"]) == ("browser", "1.2.3")
+    assert "it takes jobs (run, validate, profile) only" in found["sensors"]["none"]
 
 
 def test_a_page_sees_the_files_of_its_job_and_delivers_outputs_in_pieces(world: Any) -> None:
