@@ -33,7 +33,7 @@ from kdedge.devices.setters import make_settings, undo_left_over
 from kdedge.devices.store import Store, run_script
 from kdedge.devices.transport import Transport
 from kdedge.devices.worker_archive import worker_archive
-from kdedge.errors import LOST, DeviceError, DeviceUnresponsive, Disconnected
+from kdedge.errors import LOST, DeviceError, DeviceTaken, DeviceUnresponsive, Disconnected
 from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.supervise import Ended
@@ -193,6 +193,8 @@ class BoardRunner:
         """A host that has had the board since our lease ran out has undone what we set, and what is set there now may be its own."""
         try:
             self._lease.take("")
+        except DeviceTaken:
+            return
         except LOST:
             raise
         except DeviceError:

@@ -54,7 +54,7 @@ class Runner(Protocol):
         What goes wrong in the job is a result with `status="failed"`.
 
         Raises:
-            DeviceError: the device cannot be reached (`Disconnected`, `DeviceGone`, `DeviceUnresponsive`), or is taken by another host.
+            DeviceError: the device cannot be reached (`Disconnected`, `DeviceGone`, `DeviceUnresponsive`), or another host has it (`DeviceTaken`).
         """
 
 

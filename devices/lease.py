@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from kdedge.devices.owners import is_dead, own_id, own_text
 from kdedge.devices.store import run_script
 from kdedge.devices.transport import Transport
-from kdedge.errors import DeviceError
+from kdedge.errors import DeviceError, DeviceTaken
 
 SECONDS = 120
 # A lease without an owner is one that is just being taken, or whose taker died between two calls.
@@ -146,7 +146,7 @@ class Lease:
         """Have the lease for the job of that run id: take it, or renew it. Whether it is a new one: others may have had the board meanwhile.
 
         Raises:
-            DeviceError: another host has it (the message says who and until when).
+            DeviceTaken: another host has it (the message says who and until when).
         """
         dead, unowned, since = "-", "-", time.monotonic()
         while True:
@@ -161,7 +161,7 @@ class Lease:
                 continue
             if state in ("taken", "busy"):
                 self._number = ""
-                raise DeviceError(_refusal(self._name, state, words, said[1] if len(said) > 1 else ""))
+                raise DeviceTaken(_refusal(self._name, state, words, said[1] if len(said) > 1 else ""))
             if state not in ("again", "unowned"):
                 raise DeviceError(f"device `{self._name}`: its lease cannot be read: {' '.join(said) or 'no answer'}")
             if state == "unowned" and time.monotonic() - since > _UNOWNED_SECONDS:
@@ -172,7 +172,7 @@ class Lease:
         """Renew the lease where a third of its time is over; else nothing.
 
         Raises:
-            DeviceError: it was lost meanwhile.
+            DeviceTaken: it was lost meanwhile.
         """
         if time.monotonic() >= self._renew_at:
             self.take(run)

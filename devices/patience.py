@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kdedge import progress
-from kdedge.errors import DeviceError, DeviceGone, Disconnected
+from kdedge.errors import DeviceError, DeviceGone, DeviceTaken, Disconnected
 
 T = TypeVar("T")
 
@@ -56,6 +56,5 @@ def patiently(operation: Callable[[], T], patience: Patience) -> T:
 
 def state_of(loss: DeviceError) -> str:
     """How a device is after an error of `kdedge.errors.LOST`, as progress names it."""
-    if isinstance(loss, Disconnected):
-        return progress.LOST
-    return progress.GONE if isinstance(loss, DeviceGone) else progress.SILENT
+    states = {Disconnected: progress.LOST, DeviceGone: progress.GONE, DeviceTaken: progress.TAKEN}
+    return next((state for kind, state in states.items() if isinstance(loss, kind)), progress.SILENT)

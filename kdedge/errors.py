@@ -68,7 +68,11 @@ class DeviceUnresponsive(DeviceError):
     """A device is connected and does not answer in time."""
 
 
-LOST = (Disconnected, DeviceGone, DeviceUnresponsive)
+class DeviceTaken(DeviceError):
+    """Another host has a device now; it will be free again."""
+
+
+LOST = (Disconnected, DeviceGone, DeviceUnresponsive, DeviceTaken)
 """What says of a device that it could not be measured on, and nothing of what was to be measured."""
 
 

@@ -238,7 +238,7 @@ def _judge_cell(policy: Policy, cell: Cell) -> CellVerdict:
     if cell.status == "not-run":
         return CellVerdict(cell, "not-run", reason=cell.reason)
     if cell.fidelity.lost:
-        return CellVerdict(cell, "not-run", reason=f"the device was lost: {cell.reason}")
+        return CellVerdict(cell, "not-run", reason=f"the device could not be measured on: {cell.reason}")
     # A device that throttled, or was lost later, is no fault of the artifact: its fidelity counts, and its latency was not measured.
     if cell.status == "failed" and not cell.latency.is_invalid:
         return CellVerdict(cell, "fail", reason=f"failed: {cell.reason}")

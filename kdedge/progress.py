@@ -70,10 +70,10 @@ def label() -> str:
     return _label.get()
 
 
-# What becomes of one of several devices. A connection that broke and is tried again; the three kinds of loss (kdedge.errors.LOST); and an error
+# What becomes of one of several devices. A connection that broke and is tried again; the four kinds of loss (kdedge.errors.LOST); and an error
 # that ended the work there.
-WAITING, WORKING, RETRYING, LOST, GONE, SILENT, DONE, STOPPED = (
-    "waiting", "working", "retrying", "lost", "gone", "does not answer", "done", "stopped",
+WAITING, WORKING, RETRYING, LOST, GONE, SILENT, TAKEN, DONE, STOPPED = (
+    "waiting", "working", "retrying", "lost", "gone", "does not answer", "taken", "done", "stopped",
 )  # fmt: skip
 
 
@@ -159,5 +159,5 @@ def cell_done(lost: bool) -> None:
     if found:
         table, name = found
         row = table.row(name)
-        kept = row.state if row.state in (LOST, GONE, SILENT) else LOST
+        kept = row.state if row.state in (LOST, GONE, SILENT, TAKEN) else LOST
         table.change(name, done=row.done + 1, state=kept if lost else WORKING)

@@ -414,7 +414,7 @@ def test_a_lost_device_fails_no_artifact_and_is_an_invalid_measurement() -> None
     beside = decide(policy, [lost(device="orin"), cell()])
     assert (beside.verdict, beside.exit_code) == ("pass", 4)
     assert [each.device for each in beside.shipped] == ["local"]
-    assert "the device was lost: device `orin`" in beside.cells[0].reason
+    assert "the device could not be measured on: device `orin`" in beside.cells[0].reason
 
 
 def test_a_failure_that_is_proven_counts_more_than_a_device_that_was_lost() -> None:

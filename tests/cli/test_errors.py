@@ -27,6 +27,7 @@ KINDS = {
     errors.DeviceError: 2,
     errors.Disconnected: 2,
     errors.DeviceGone: 2,
+    errors.DeviceTaken: 2,
     errors.DeviceUnresponsive: 2,
     errors.MeasurementError: 4,
     errors.BundleError: 2,

@@ -21,7 +21,7 @@ from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import environment, run_job
 from kdedge.devices.transport import Completed
-from kdedge.errors import DeviceError, DeviceGone, DeviceUnresponsive, Disconnected
+from kdedge.errors import DeviceError, DeviceGone, DeviceTaken, DeviceUnresponsive, Disconnected
 from kdedge.runtimes.job import Job, LaunchRule, Result
 
 SHORT = LaunchRule(warmup_seconds=0.0, warmup_iterations=2, min_seconds=0.0, min_iterations=5, max_seconds=5.0)
@@ -219,7 +219,9 @@ def _eventually(condition: Any) -> Any:
     raise AssertionError("it did not happen within 20 s")
 
 
-@pytest.mark.parametrize(("error", "state"), [(Disconnected, "lost"), (DeviceGone, "gone"), (DeviceUnresponsive, "does not answer")])
+@pytest.mark.parametrize(
+    ("error", "state"), [(Disconnected, "lost"), (DeviceGone, "gone"), (DeviceTaken, "taken"), (DeviceUnresponsive, "does not answer")]
+)
 def test_a_device_that_is_lost_is_shown_by_the_class_of_its_loss_whatever_does_its_jobs(
     error: type[DeviceError], state: str, device: Device, fake: Job, tmp_path: Path
 ) -> None:

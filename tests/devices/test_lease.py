@@ -16,7 +16,7 @@ import pytest
 from kdedge.devices import lease as module
 from kdedge.devices.lease import Lease, holder
 from kdedge.devices.local import LocalTransport
-from kdedge.errors import DeviceError
+from kdedge.errors import DeviceError, DeviceTaken
 
 transport = LocalTransport()
 
@@ -34,7 +34,7 @@ def test_a_second_host_is_told_who_has_the_board_and_until_when(tmp_path: Path) 
     first = lease(tmp_path)
     first.take("run-1")
     who = rf"device `board` is taken by a kdedge process \(number {os.getpid()} on its host, since [-\d]+ [\d:]+\) until \d\d:\d\d:\d\d \(in \d+ s\)"
-    with pytest.raises(DeviceError, match=who):
+    with pytest.raises(DeviceTaken, match=who):
         lease(tmp_path).take("run-2")
     found = holder(transport, str(tmp_path), "board")
     assert found is not None
@@ -129,7 +129,7 @@ def test_a_job_that_outlives_the_lease_of_its_host_keeps_the_board(tmp_path: Pat
     lease(tmp_path, 0).take("run-1")
     job = running_job(tmp_path, "run-1")
     try:
-        with pytest.raises(DeviceError, match=r"has lost its connection to the device, and its job run-1 still runs there"):
+        with pytest.raises(DeviceTaken, match=r"has lost its connection to the device, and its job run-1 still runs there"):
             lease(tmp_path).take("run-2")
         lease(tmp_path).take("run-1")  # who wants that very job may wait for it
     finally:

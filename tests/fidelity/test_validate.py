@@ -17,7 +17,7 @@ import pytest
 from kdedge.artifact import AskedNode, ImportPath
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
-from kdedge.errors import DeviceUnresponsive
+from kdedge.errors import DeviceError, DeviceTaken, DeviceUnresponsive
 from kdedge.fidelity import validate as module
 from kdedge.fidelity.validate import validate, validation_job
 from kdedge.measured import DeviceIdentity, Fidelity
@@ -224,10 +224,11 @@ def test_a_worker_that_skips_a_bucket_fails_the_cell(linear: Any, folder: Path, 
     assert (found.status, found.reason) == ("failed", "the worker wrote outputs of 1 of 2 input buckets")
 
 
-def test_a_lost_device_fails_the_cell_and_not_the_run(linear: Any, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
-    fake_worker(result=DeviceUnresponsive("device `local`: it does not answer"))
+@pytest.mark.parametrize("error", [DeviceUnresponsive("device `local`: it does not answer"), DeviceTaken("device `local` is taken by another host")])
+def test_a_lost_device_fails_the_cell_and_not_the_run(error: DeviceError, linear: Any, folder: Path, fake_worker: Callable[..., list[Job]]) -> None:
+    fake_worker(result=error)
     found: Fidelity = validate(linear.artifact(), linear.inputs(), linear.references(), TASK, HERE, folder=folder)
-    assert (found.status, found.reason, found.lost) == ("failed", "device `local`: it does not answer", True)
+    assert (found.status, found.reason, found.lost) == ("failed", str(error), True)
 
 
 def test_a_job_asks_for_the_artifacts_own_batch_and_options(linear: Any) -> None:
