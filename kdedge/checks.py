@@ -31,8 +31,9 @@ from kdedge.tasks.contract import Task
 
 Row = TypeVar("Row")
 
-# Extra -> what it is for, and what of it a run imports when all training is done.
-_LATE = {
+# Extra -> what it is for, and what of it a run imports sooner or later.
+_IMPORTED = {
+    "train": ("a model of PyTorch", ("torch", "accelerate", "safetensors")),
     "onnx": ("the student's graph", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("the openvino target", ("openvino",)),
     "report": ("the report", ("jinja2", "matplotlib")),
@@ -70,14 +71,14 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
 
 
 def check_installed(recipe: Recipe, *, export: bool, report: bool) -> None:
-    """See that what the last steps of a run import is there, where they are wanted: said before a teacher is trained for hours.
+    """See that what a run imports is there, up to the steps that are wanted: said before a teacher is trained for hours.
 
     Raises:
         MissingExtra: a package is not installed.
     """
     formats = {TARGETS[each.target].format for each in recipe.export}
-    wanted = {"onnx": export, "openvino": export and "openvino" in formats, "report": report}
-    for extra, (purpose, modules) in _LATE.items():
+    wanted = {"train": True, "onnx": export, "openvino": export and "openvino" in formats, "report": report}
+    for extra, (purpose, modules) in _IMPORTED.items():
         for module in modules if wanted[extra] else ():
             require(module, extra, purpose)
 

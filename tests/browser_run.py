@@ -46,24 +46,20 @@ class RealPage:
 
     desk: Desk
     server: server.PageServer
-    browser: Browser
+    opened: Opened
 
     def evaluate(self, expression: str) -> Any:
-        return Opened(self.browser).evaluate(expression)
+        return self.opened.evaluate(expression)
 
     def shows(self, expression: str) -> bool:
-        """Whether an expression is true now; in the middle of a reload nothing is."""
-        try:
-            return bool(self.evaluate(f"document.readyState === 'complete' && ({expression})"))
-        except AssertionError:
-            return False
+        return self.opened.shows(expression)
 
     def complaints(self) -> list[str]:
         """What the page threw or the browser logged since the last look, but for the missing GPU."""
         self.evaluate("1")
-        found = [event["params"] for event in self.browser._events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
-        self.browser._events.clear()
-        return [str(each) for each in found if "No available adapters" not in str(each)]
+        found = [each for each in self.opened.complaints if "No available adapters" not in each]
+        self.opened.complaints.clear()
+        return found
 
     def eventually(self, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         end = time.monotonic() + seconds
@@ -80,9 +76,8 @@ def real_page(runtime: fetch.WebRuntime) -> Iterator[RealPage]:
     started = server.start(desk, runtime)
     try:
         with Browser(program) as browser:
-            browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
-            browser.call("Page.navigate", url=started.address())
-            page = RealPage(desk, started, browser)
+            page = RealPage(desk, started, browser.blank(390, 844))
+            page.opened.page.goto(started.address())
             page.eventually(desk.pages)
             yield page
     finally:
@@ -104,7 +99,7 @@ def picture(target: str) -> None:
                 assert waiting.result(60).status == "ok"
         timing = "document.getElementById('note').textContent.startsWith('timing') && document.getElementById('bar').value > .3"
         page.eventually(lambda: page.shows(timing))
-        Opened(page.browser).picture(Path(target), whole=True)
+        page.opened.picture(Path(target))
         waiting.result(60)
     shutil.rmtree(folder)
 
