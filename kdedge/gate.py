@@ -225,11 +225,11 @@ def decide(policy: Policy, cells: Sequence[Cell]) -> GateVerdict:
         reasons.append("no artifact ran on any device, so no rule could be checked")
     if not policy.rules:
         reasons.append("the gate has no rules: whatever ran without a failure passes")
-    invalid = verdict != "fail" and any(is_invalid(cell) for cell in cells)
+    invalid = verdict != "fail" and any(_is_invalid(cell) for cell in cells)
     return GateVerdict(verdict, INVALID_EXIT_CODE if invalid else EXIT_CODES[verdict], judged, targets, tuple(reasons))
 
 
-def is_invalid(cell: Cell) -> bool:
+def _is_invalid(cell: Cell) -> bool:
     """Whether something that would count could not be measured: the device was lost, or throttled during every launch."""
     return cell.fidelity.lost or (cell.latency.is_invalid and not cell.proxy)
 

@@ -47,7 +47,8 @@ def bound_here(artifact: Path, device: str, sizes: Sequence[str], mode: str | No
     known = TARGETS.get(target)
     if known is not None and not set(known.machines) & set(profile.machines):
         raise KdedgeError(
-            f"{artifact.name} is for {target}, which runs on {' or '.join(known.machines)}; {profile.id} is {', '.join(profile.machines)}"
+            f"{artifact.name} is for {target}, which runs on {' or '.join(known.machines)}; {profile.id} is {', '.join(profile.machines)}: "
+            f"give an artifact for {' or '.join(profile.targets)}, or an ONNX file that is for no target"
         )
     conditions = conditions_of(target, runtime or (known.runtime if known is not None else ""), options, profile)
     if mode is not None:

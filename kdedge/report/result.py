@@ -14,7 +14,7 @@ from kdedge.artifact import Artifact, ModelFiles, TeacherFiles
 from kdedge.bundle.manifest import MANIFEST
 from kdedge.bundle.pack import Bundle
 from kdedge.estimate import Estimate
-from kdedge.gate import INVALID_EXIT_CODE, GateVerdict, is_invalid
+from kdedge.gate import GateVerdict, decide, parse_policy
 from kdedge.latency import telling
 from kdedge.measured import Cell, DeviceIdentity, References
 from kdedge.report.executed_json import audit_json, trials_json
@@ -54,10 +54,9 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0 passed (or not gated yet), 1 failed, 3 inconclusive, 4 where nothing failed and something could not be measured."""
-        if self.verdict:
-            return self.verdict.exit_code
-        return INVALID_EXIT_CODE if any(is_invalid(cell) for cell in self.cells) else 0
+        """0 passed, 1 failed, 3 inconclusive, 4 where nothing failed and something could not be measured. Where no gate was asked for, by none of its
+        rules: a target whose artifacts all broke down has failed."""
+        return (self.verdict or decide(parse_policy({}), self.cells)).exit_code
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints last on standard output."""

@@ -74,5 +74,5 @@ def test_a_file_that_is_meant_for_other_machines_is_refused(kdedge: Program, qua
     onnx.save(model, str(quantized))
     ended = kdedge("inspect", quantized, "--device", "raspberry-pi-5")
     assert ended.code == 2
-    assert "is for onnxruntime-x86, which runs on x86_64; raspberry-pi-5 is aarch64" in ended.err
+    assert "is for onnxruntime-x86, which runs on x86_64; raspberry-pi-5 is aarch64: give an artifact for " in ended.err
     assert kdedge("inspect", quantized, "--device", "intel-n100").code == 0

@@ -83,11 +83,17 @@ def test_the_exit_code_is_the_verdicts(tmp_path: Path, gate: dict[str, str], ver
     assert (as_read(judged)["verdict"], judged.exit_code) == (verdict, code)
 
 
-def test_a_run_without_a_gate_says_by_its_exit_code_that_a_device_throttled(tmp_path: Path) -> None:
+def test_a_run_without_a_gate_says_by_its_exit_code_what_broke_down_and_what_could_not_be_measured(tmp_path: Path) -> None:
     result = made.whole_result(tmp_path).having(verdict=None)
-    assert result.exit_code == 0
-    hot = replace(result.cells[0], status="failed", latency=Latency("failed", "invalid: hot", launches=1, invalid=("hot",)))
-    assert result.having(cells=(hot, *result.cells[1:])).exit_code == 4
+    first, second, broken, not_run = result.cells
+    assert result.having(cells=()).exit_code == 0
+    assert result.having(cells=(first, second, not_run)).exit_code == 0
+    assert result.exit_code == 1  # nothing of OpenVINO runs
+    beside = replace(broken, artifact=replace(broken.artifact, target=first.artifact.target))
+    assert result.having(cells=(first, beside)).exit_code == 0  # one of its target's artifacts works, as in a gate
+    hot = replace(first, status="failed", latency=Latency("failed", "invalid: hot", launches=1, invalid=("hot",)))
+    assert result.having(cells=(hot, second)).exit_code == 4
+    assert result.having(cells=(hot, second, broken)).exit_code == 1
     assert result.having(cells=(replace(hot, proxy=True),)).exit_code == 0
 
 
