@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,12 @@ def column_of(runtime: str, processor: str = "") -> str:
 def saturates() -> bool:
     """Whether this is an x86 CPU without VNNI, which adds products of 8 bits in 16."""
     return platform.machine() == "x86_64" and "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def has_tiles() -> bool:
+    """Whether this CPU multiplies integers in tiles (AMX), for which OpenVINO has other kernels; `ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16` is without."""
+    allowed = "AMX" in os.environ.get("ONEDNN_MAX_CPU_ISA", "AMX")
+    return allowed and platform.machine() == "x86_64" and "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
 def on_onnxruntime(path: Path, inputs: Mapping[str, Array], entries: Mapping[str, str] | None = None) -> tuple[str, Array]:

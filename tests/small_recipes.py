@@ -126,9 +126,9 @@ def stages(ended: Ended) -> dict[str, bool]:
     return {found[1]: found[2] == "cached" for line in ended.err.splitlines() if (found := _STAGE.fullmatch(line.strip()))}
 
 
-def cells(ended: Ended) -> dict[str, tuple[str, str]]:
-    """`TARGET PRECISION` -> status and reason, of a command that ended well and was asked for --json."""
+def cells(ended: Ended, code: int = 0) -> dict[str, tuple[str, str]]:
+    """`TARGET PRECISION` -> status and reason, of a command that ended with this exit code and was asked for --json."""
     assert "Traceback" not in ended.err + ended.out, ended.err
-    assert ended.code == 0, ended.err
+    assert ended.code == code, ended.err
     artifacts = json.loads(ended.out.splitlines()[-1])["artifacts"]
     return {f"{cell['target']} {cell['precision']}": (cell["status"], cell["reason"]) for cell in artifacts}

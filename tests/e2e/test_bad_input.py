@@ -391,7 +391,7 @@ def test_a_session_option_that_the_runtime_refuses_fails_its_cell_alone(tmp_path
     ]
     recipe = write(tmp_path, export=targets)
     ended = run(recipe, "--json", command="profile")
-    found = cells(ended)
+    found = cells(ended, code=1)
     assert found["torch fp32"] == ("ok", "")
     assert found["openvino fp32"][0] == "failed"
     assert "openvino cannot open" in found["openvino fp32"][1]
@@ -452,7 +452,7 @@ def test_a_student_that_cannot_be_is_refused_before_its_teacher_is_trained(what:
 
 def test_a_job_that_takes_too_long_fails_its_cell(tmp_path: Path) -> None:
     recipe = write(tmp_path, put("profile.timeout_seconds", 0.001))
-    assert cells(run(recipe, "--json", command="profile")) == {
+    assert cells(run(recipe, "--json", command="profile"), code=1) == {
         "onnxruntime-x86 fp32": ("failed", "launch 1 of 1: stopped after 0.001 s, the limit of this job")
     }
 

@@ -273,7 +273,7 @@ def stage_inputs(tmp_path: Path, **values: Any) -> tuple[FloatGraph, CalibratedR
 @pytest.mark.parametrize("learn_from", ["student", "teacher"])
 def test_the_stage_hands_over_weights_and_ranges_for_its_dialect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learn_from: str) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    model, ranges, student, data, settings = stage_inputs(tmp_path, steps=None, epochs=5.0, lr=1e-2, learn_from=learn_from)
+    model, ranges, student, data, settings = stage_inputs(tmp_path, steps=None, epochs=12.0, lr=5e-3, learn_from=learn_from)
     teacher = TeacherFiles((student,), (1.0,))
     place = ImportPath("kdedge.exporters.dialects.onnxruntime_x86:DIALECT")
     folders = [tmp_path / name for name in ("one", "two")]

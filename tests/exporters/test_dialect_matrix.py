@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from executed_operators import SIGNED, column_of, on_onnxruntime, on_openvino, saturates
+from executed_operators import SIGNED, column_of, has_tiles, on_onnxruntime, on_openvino, saturates
 from graph_families import FAMILIES, with_one_image
 from small_graphs import calibrated, dialect, images, lowered, run, sqnr
 
@@ -37,7 +37,7 @@ RUNTIMES: dict[str, dict[str, dict[str, str]]] = {
 # What 8 bits may cost a small random network; one with 7-bit weights loses about 6 dB more.
 LEAST_DB, LEAST_DB_7_BITS = 28.0, 24.0
 
-# Combinations that nobody should ship: the runtime takes the file and returns other numbers, without a word.
+# Combinations that nobody should ship: the runtime takes the file and returns other numbers, without a word, on all CPUs but those with AMX.
 MISREAD = {("openvino", "concat", "tensorrt"), ("openvino", "transposed", "tensorrt")}
 
 Column = dict[str, dict[str, str]]
@@ -73,7 +73,7 @@ def test_what_is_executed_is_what_was_recorded(tmp_path: Path, runtime: str, fam
     for name, (_, decibels) in found.items():
         if runtime == "openvino" and saturates() and dialect(name).weight.bits == 8:
             continue  # what openvino-avx2 is for
-        if (runtime, family, name) in MISREAD:
+        if (runtime, family, name) in MISREAD and not has_tiles():
             assert decibels < 25.0, f"{runtime} reads {family} in {name} now: take it out of MISREAD"
         else:
             assert decibels > (LEAST_DB_7_BITS if dialect(name).weight.bits < 8 else LEAST_DB), name

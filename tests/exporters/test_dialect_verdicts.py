@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from changed_graphs import Change, move_axis, rewire, set_constant, several
+from executed_operators import has_tiles
 from graph_families import with_one_image
 from onnx import TensorProto, helper, numpy_helper
 from small_graphs import at_opset, concat, executed, images, lowered, residual, run, sqnr
@@ -244,5 +245,6 @@ def test_openvino_misreads_signed_activations_that_meet_in_a_concat_so_its_diale
         found[signed] = sqnr(run(path, inputs), np.asarray(compiled(inputs)[0]))
         assert sqnr(run(path, inputs), run(out, inputs)) > 30.0  # the file itself is right
     assert found[False] > 30.0
-    assert found[True] < 25.0, "OpenVINO reads it now"
+    # Its kernels for AMX read it; those for AVX2 and AVX-512, which most CPUs have, do not.
+    assert found[True] > 30.0 if has_tiles() else found[True] < 25.0, "OpenVINO reads signed activations otherwise now"
     assert not passes(out, OPENVINO)
