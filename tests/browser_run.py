@@ -54,6 +54,10 @@ class RealPage:
     def shows(self, expression: str) -> bool:
         return self.opened.shows(expression)
 
+    def reload(self) -> None:
+        """As its user would; it may be about to do so itself, as before every job."""
+        self.opened.tools.send("Page.reload")
+
     def complaints(self) -> list[str]:
         """What the page threw or the browser logged since the last look, but for the missing GPU."""
         self.evaluate("1")

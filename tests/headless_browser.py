@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import CDPSession, Error, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -38,8 +39,21 @@ class Opened:
         self.page.on("console", lambda message: self.complaints.append(message.text))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        return self.page.evaluate(expression)
+        """The value of a JavaScript expression in the page; in the next one, where the page goes elsewhere meanwhile."""
+        while True:
+            try:
+                return self.page.evaluate(expression)
+            except Error as error:
+                if "context was destroyed" not in str(error):
+                    raise
+                self.page.wait_for_load_state()
+
+    @cached_property
+    def tools(self) -> CDPSession:
+        """The DevTools protocol, for what Playwright has no word for."""
+        session = self.page.context.new_cdp_session(self.page)
+        session.send("Page.enable")
+        return session
 
     def shows(self, expression: str) -> bool:
         """Whether an expression is true now; in the middle of a reload nothing is."""

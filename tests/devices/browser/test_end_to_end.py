@@ -126,7 +126,7 @@ def test_a_page_reloaded_in_the_middle_of_a_launch_times_it_anew(page: RealPage,
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(done, page, job, tmp_path / "job")
         page.eventually(lambda: given and page.shows(TIMING))
-        page.opened.page.reload()
+        page.reload()
         result = waiting.result(120)
     assert (result.status, result.reason, given) == ("ok", "", [1, 2])
     assert len(np.load(tmp_path / "job" / "samples_ns.npy")) == result.iterations
@@ -148,14 +148,13 @@ def test_a_launch_whose_page_was_hidden_in_the_middle_is_repeated(page: RealPage
 
 def test_a_launch_does_not_begin_before_the_page_is_in_front(page: RealPage, floats: Job, tmp_path: Path, given: list[int]) -> None:
     hide = "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
-    tools = page.opened.page.context.new_cdp_session(page.opened.page)  # a script of Playwright's own cannot be taken back
-    tools.send("Page.enable")
-    script = tools.send("Page.addScriptToEvaluateOnNewDocument", {"source": hide})["identifier"]
-    page.opened.page.reload()
+    # A script of Playwright's own cannot be taken back.
+    script = page.opened.tools.send("Page.addScriptToEvaluateOnNewDocument", {"source": hide})["identifier"]
+    page.reload()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(done, page, replace(floats, kind="launch", batch=16, launch=SHORT), tmp_path / "job")
         page.eventually(lambda: page.shows("document.getElementById('note').textContent.includes('bring it to the front')"))
-        tools.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
+        page.opened.tools.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
         page.evaluate(hide.replace("true", "false", 1) + "; document.dispatchEvent(new Event('visibilitychange'))")
         result = waiting.result(120)
     assert (result.status, result.evidence["hidden_ms"], given[-1]) == ("ok", 0, len(given))
