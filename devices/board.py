@@ -33,7 +33,7 @@ from kdedge.devices.setters import make_settings, undo_left_over
 from kdedge.devices.store import Store, run_script
 from kdedge.devices.transport import Transport
 from kdedge.devices.worker_archive import worker_archive
-from kdedge.errors import LOST, DeviceError, DeviceTaken, DeviceUnresponsive, Disconnected
+from kdedge.errors import DeviceError, DeviceTaken, DeviceUnresponsive, Disconnected
 from kdedge.measured import DeviceIdentity
 from kdedge.runtimes.job import Job, Result
 from kdedge.runtimes.supervise import Ended
@@ -194,10 +194,6 @@ class BoardRunner:
         try:
             self._lease.take("")
         except DeviceTaken:
-            return
-        except LOST:
-            raise
-        except DeviceError:
             return
         undo_left_over(self._transport, self._root)
         self._is_set = False

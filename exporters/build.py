@@ -30,9 +30,9 @@ from kdedge.artifact import (
     TextEncoder,
 )
 from kdedge.errors import ExportError
-from kdedge.exporters.needs import need
 from kdedge.exporters.request import Made, Request
 from kdedge.exporters.target_graph import write_graph
+from kdedge.installed import need
 from kdedge.recipe import ExportSection
 from kdedge.targets import Target
 

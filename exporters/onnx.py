@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdedge.artifact import FloatGraph, ModelFiles, PreparedData
-from kdedge.exporters.needs import need
+from kdedge.installed import ONNX, need
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
@@ -25,7 +25,7 @@ def export(student: ModelFiles, data: PreparedData | None, *, folder: Path) -> F
         ModelError: the student's files cannot be loaded.
         MissingExtra: torch or the ONNX tools are not installed.
     """
-    need("exporting the student to ONNX", "onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+    need("exporting the student to ONNX", "onnx", *ONNX)
     path = folder / "model.onnx"
     if student.onnx is not None:
         from kdedge.exporters.import_onnx import import_onnx

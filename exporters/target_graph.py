@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from kdedge.artifact import AskedNode, RecoveryStep
 from kdedge.errors import ExportError
-from kdedge.exporters.needs import need
 from kdedge.exporters.request import Request
+from kdedge.installed import ONNX, need
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,7 +27,7 @@ SAME = 1e-5
 def write_graph(request: Request, precision: str, path: Path) -> tuple[tuple[str, ...], tuple[AskedNode, ...]]:
     """The float graph with fixed sizes, in `precision`, with its lineage inside, checked against the dialect's limits, at `path`. Returns notes, and
     the nodes that multiply."""
-    need("making an ONNX artifact", "onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+    need("making an ONNX artifact", "onnx", *ONNX)
     from kdedge.exporters.asked import asked_nodes, reasons_in, usual_sizes
     from kdedge.exporters.metadata import write_properties
     from kdedge.exporters.model_file import save_model

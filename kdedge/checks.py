@@ -18,7 +18,7 @@ from kdedge.errors import DeviceError, ModelError, RecipeError
 from kdedge.exporters.quantize.budget import read_budget
 from kdedge.fleet import named_devices
 from kdedge.gate import parse_policy
-from kdedge.installed import require
+from kdedge.installed import ONNX, need
 from kdedge.models.catalog import check, resolve
 from kdedge.recipe import ExportSection, ModelSection, Recipe, TeacherSection
 from kdedge.recipe_file.sentences import nearest
@@ -30,14 +30,6 @@ from kdedge.tasks import TASKS
 from kdedge.tasks.contract import Task
 
 Row = TypeVar("Row")
-
-# Extra -> what it is for, and what of it a run imports sooner or later.
-_IMPORTED = {
-    "train": ("a model of PyTorch", ("torch", "accelerate", "safetensors")),
-    "onnx": ("the student's graph", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": ("the openvino target", ("openvino",)),
-    "report": ("the report", ("jinja2", "matplotlib")),
-}
 
 
 def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
@@ -76,11 +68,15 @@ def check_installed(recipe: Recipe, *, export: bool, report: bool) -> None:
     Raises:
         MissingExtra: a package is not installed.
     """
-    formats = {TARGETS[each.target].format for each in recipe.export}
-    wanted = {"train": True, "onnx": export, "openvino": export and "openvino" in formats, "report": report}
-    for extra, (purpose, modules) in _IMPORTED.items():
-        for module in modules if wanted[extra] else ():
-            require(module, extra, purpose)
+    models: list[ModelSection] = [recipe.student, *teachers_of(recipe)]
+    if recipe.distill is not None or any(model.kind != "onnx" for model in models):
+        need("a model of PyTorch", "train", "torch", "accelerate", "safetensors")
+    if export:
+        need("the student's graph", "onnx", *ONNX)
+        if any(TARGETS[each.target].format == "openvino" for each in recipe.export):
+            need("the openvino target", "openvino", "openvino")
+    if report:
+        need("the report", "report", "jinja2", "matplotlib")
 
 
 def check_fit(recipe: Recipe, data: PreparedData) -> None:

@@ -1,4 +1,4 @@
-"""Whether an optional package is there, asked before it is needed: a missing one is told before hours are spent, and not after."""
+"""Asking for optional packages before they are imported, so that a missing one is a sentence, and told before hours are spent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import importlib.util
 
 from kdedge.errors import MissingExtra
 
+ONNX = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
+"""What reading, rewriting and checking an ONNX graph takes."""
 
-def require(module: str, extra: str, purpose: str) -> None:
-    """See that `module` can be found; it is not imported.
+
+def need(purpose: str, extra: str, *modules: str) -> None:
+    """Check that `modules` can be found (none is imported).
 
     Raises:
-        MissingExtra: it is not installed.
+        MissingExtra: names the first that is missing and the extra that brings it.
     """
-    if importlib.util.find_spec(module) is None:
-        raise MissingExtra(module, extra, purpose)
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(module, extra, purpose)

@@ -42,9 +42,9 @@ def quantize_and_tell(
     """
     settings = _settings(values)
     with listener_of(quiet) as (listener, on_stage), progress.listening(listener):
-        from kdedge.exporters.needs import need
+        from kdedge.installed import ONNX, need
 
-        need("quantizing an ONNX file", "onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+        need("quantizing an ONNX file", "onnx", *ONNX)
         from kdedge.exporters.foreign.quantizing import quantize_file
         from kdedge.workspace import Workspace
 

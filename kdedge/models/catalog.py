@@ -9,7 +9,7 @@ from typing import Any
 
 from kdedge.artifact import Encoder, ImageEncoder, ImportPath, PreparedData, TextEncoder
 from kdedge.errors import ModelError
-from kdedge.installed import require
+from kdedge.installed import need
 from kdedge.models import IMAGE_MODELS, MODELS, TEXT_MODELS
 from kdedge.models.class_names import class_map
 from kdedge.models.ranges import check_ranges
@@ -49,7 +49,7 @@ def check(section: ModelSection) -> None:
             offered = _OFFERED_FOR_TEXTS if name in TEXT_MODELS else _OFFERED_FOR_IMAGES
             _check_arguments(section, _named(name), dict.fromkeys(offered))
         case "torchvision" | "timm":
-            require(kind, "vision", f"`{section.model}`")
+            need(f"`{section.model}`", "vision", kind)
         case "transformers":
             read_folder(Path(name))
         case "onnx":

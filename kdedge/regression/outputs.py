@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kdedge.errors import WorkspaceError
-from kdedge.installed import require
+from kdedge.installed import need
 from kdedge.regression.checking import CheckedCell, CheckReport
 from kdedge.regression.junit import junit_xml
 from kdedge.regression.markdown import markdown
@@ -21,7 +21,8 @@ def _page(report: CheckReport) -> str:
 
 # Option of the command line -> who makes the text of the file, and whether it is put behind what stands there.
 WRITERS: dict[str, tuple[Callable[[CheckReport], str], bool]] = {"junit": (junit_xml, False), "markdown": (markdown, True), "html": (_page, False)}
-_EXTRAS = {"html": (("jinja2", "report"), ("matplotlib", "report"))}
+_NEEDED = {"html": ("report", "jinja2", "matplotlib")}
+"""Option -> the extra that makes its file, and what of it."""
 
 
 def lines_of(report: CheckReport) -> Iterator[str]:
@@ -58,8 +59,8 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
     for name, path in outputs.items():
         if path is None:
             continue
-        for module, extra in _EXTRAS.get(name, ()):
-            require(module, extra, f"--{name}")
+        if name in _NEEDED:
+            need(f"--{name}", *_NEEDED[name])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

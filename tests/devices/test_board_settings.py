@@ -23,7 +23,7 @@ from kdedge.devices.lease import holder
 from kdedge.devices.local import LocalTransport
 from kdedge.devices.setters import UNDO_FILE
 from kdedge.devices.transport import Completed
-from kdedge.errors import DeviceError, Disconnected
+from kdedge.errors import DeviceError, DeviceTaken, Disconnected
 
 GOVERNOR = "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
 
@@ -295,3 +295,33 @@ def test_a_board_that_is_lost_before_it_is_closed_has_told_what_is_still_set(at:
     with progress.listening(Said()):
         made.close()
     assert [text.split(":")[:2] for text in said] == [["board", " what was set for the measurement is still set"]]
+
+
+@pytest.mark.parametrize(("error", "told"), [(DeviceError("its lease cannot be read"), 1), (DeviceTaken("another host has it"), 0)])
+def test_a_lease_that_cannot_be_read_is_told_and_a_board_that_another_has_is_left_to_it(
+    error: DeviceError, told: int, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Said(progress.Silent):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    def refuse(run: str) -> bool:
+        raise error
+
+    made = BoardRunner(
+        IDENTITY,
+        settable(tmp_path / "board"),
+        sys.executable,
+        str(tmp_path / "root"),
+        wanted={"governor": "performance"},
+        archive=archive,
+        patience=QUICK,
+    )
+    made._lease.take("run")
+    made._prepare()
+    monkeypatch.setattr(made._lease, "take", refuse)
+    with progress.listening(Said()):
+        made.close()
+    assert [text.endswith(f"is still set: {error}") for text in said] == [True] * told

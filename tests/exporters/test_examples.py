@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from kdedge.artifact import Dimension, ImageEncoder, ImportPath, PreparedData, SplitSource, TensorSpec, TextEncoder
-from kdedge.errors import ExportError, MissingExtra
+from kdedge.errors import ExportError
 from kdedge.exporters import examples
 from kdedge.exporters.examples import encoded, example_feeds, random_feed
 from kdedge.exporters.model_file import dimensions_of
-from kdedge.exporters.needs import need
 
 BATCH, LENGTH = Dimension("batch", 1, 8, 64), Dimension("length", 1, 8, 16)
 TEXT = tuple(TensorSpec(name, "int64", (BATCH, LENGTH)) for name in ("input_ids", "attention_mask"))
@@ -79,9 +78,3 @@ def test_one_name_with_two_ranges_is_refused() -> None:
     other = TensorSpec("more", "int64", (Dimension("batch", 1, 2, 3),))
     with pytest.raises(ExportError, match="`more`: dimension `batch` has two different ranges"):
         dimensions_of((*TEXT, other))
-
-
-def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
-    need("anything", "onnx", "json")
-    with pytest.raises(MissingExtra, match=r"making artifacts needs `no_such_package`, .*'kdedge\[onnx\]'"):
-        need("making artifacts", "onnx", "json", "no_such_package")
