@@ -34,13 +34,13 @@ def setting_of(settings: CheckSettings) -> Line:
 
 
 def read(log: Path) -> list[Line]:
-    """The finished checks and calibrations. A line that a kill cut off is none."""
+    """The finished checks, calibrations and looks whether the machine is quiet. A line that a kill cut off is none."""
     found = []
     for text in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
         try:
             line = json.loads(text)
             line["scenario"], line["disturbed"], line["machine"], line["started"], line["load_average"]
-            if line["scenario"] != "calibration":
+            if line["scenario"] in SCENARIOS:
                 line["number"], line["state"], line["setting"], line["others_cores"]
             found.append(line)
         except (ValueError, TypeError, LookupError):
@@ -48,18 +48,20 @@ def read(log: Path) -> list[Line]:
     return found
 
 
-def counted(lines: Sequence[Line], scenario: str, settings: CheckSettings) -> list[Line]:
-    """The checks of a scenario that count: the first undisturbed one of each number."""
+def counted(lines: Sequence[Line], scenario: str, settings: CheckSettings, quiet: bool = True) -> list[Line]:
+    """The checks of a scenario that count: the first undisturbed one of each number. `quiet`: those on machines that were found to be so before
+    (the proof), or those on others."""
     found: dict[int, Line] = {}
     for line in lines:
-        if line["scenario"] == scenario and line["setting"] == setting_of(settings) and not line["disturbed"]:
+        ours = line["scenario"] == scenario and line["setting"] == setting_of(settings) and line.get("quiet_machine", False) == quiet
+        if ours and not line["disturbed"]:
             found.setdefault(line["number"], line)
     return [found[number] for number in sorted(found)][: SCENARIOS[scenario]]
 
 
-def next_number(lines: Sequence[Line], scenario: str, settings: CheckSettings) -> int:
-    """The smallest number that has no undisturbed check yet."""
-    there = {line["number"] for line in counted(lines, scenario, settings)}
+def next_number(lines: Sequence[Line], scenario: str, settings: CheckSettings, quiet: bool = True) -> int:
+    """The smallest number that has no undisturbed check yet, on quiet machines or on others."""
+    there = {line["number"] for line in counted(lines, scenario, settings, quiet)}
     return next(number for number in range(len(there) + 1) if number not in there)
 
 
@@ -131,7 +133,7 @@ def about(lines: Sequence[Line], there: Mapping[str, Sequence[Line]], settings: 
     """What was run, where, and how the two questions were answered."""
     found = [line for scenario in there.values() for line in scenario]
     if not found:
-        return ["No check is there yet."]
+        return ["No check is there yet.", *_beside(lines, settings)]
     ran_on = [line["machine"] for line in found]
     machines = "; ".join(sorted({f"{one['processor']}, {one['cores']} cores, ONNX Runtime {one['onnxruntime']}" for one in ran_on}))
     loads = [load for line in found for load in line["load_average"]]
@@ -143,7 +145,7 @@ def about(lines: Sequence[Line], there: Mapping[str, Sequence[Line]], settings: 
         "core busy not among them."
     ]
     setting = setting_of(settings)
-    disturbed = Counter(line["scenario"] for line in lines if line["disturbed"] and line["scenario"] != "calibration" and line["setting"] == setting)
+    disturbed = Counter(line["scenario"] for line in lines if line["scenario"] in SCENARIOS and line["disturbed"] and line["setting"] == setting)
     if disturbed:
         counts = ", ".join(f"{count} {scenario}" for scenario, count in disturbed.items())
         text.append(f"Not counted and made again, since others used more than {OTHERS_ALLOWED:g} of the cores: {counts}.")
@@ -160,7 +162,24 @@ def about(lines: Sequence[Line], there: Mapping[str, Sequence[Line]], settings: 
         f"{work['effect']['n']} pairs of longer launches showed that it takes {Estimate(**work['effect'])}."
         for work in works.values()
     ]
-    return ["\n".join(text)]
+    return ["\n".join([*text, *_beside(lines, settings)])]
+
+
+def _beside(lines: Sequence[Line], settings: CheckSettings) -> list[str]:
+    """What checks said on machines that are not quiet enough for the proof, one sentence a scenario: nothing that was run is left out."""
+    text = []
+    for scenario in SCENARIOS:
+        found = counted(lines, scenario, settings, quiet=False)
+        if found:
+            row = figures_of(found)
+            decided = row["checks"] - row["inconclusive"] - row["invalid"]
+            noise = 100 * statistics.median(line["noise"] for line in found if line.get("noise") is not None)
+            where = "; ".join(sorted({line["machine"]["processor"] for line in found}))
+            text.append(
+                f"Beside the proof, on machines that are not quiet ({where}; noise of a pair of launches {noise:.1f} %): {TITLES[scenario]}: "
+                f"{row['regressed']} of {row['checks']} flagged, {decided} decided."
+            )
+    return text
 
 
 def broken(there: Mapping[str, Sequence[Line]]) -> list[str]:

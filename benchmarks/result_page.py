@@ -23,8 +23,10 @@ def write_between(page: Path, name: str, lines: Sequence[str]) -> None:
 
 
 def processor() -> str:
-    """The name that the processor gives itself."""
-    return _said_of_cpu("model name") or platform.processor() or platform.machine()
+    """The name that the processor gives itself, and on x86 its family and model: virtual ones of very different speed share a name."""
+    name = _said_of_cpu("model name") or platform.processor() or platform.machine()
+    family, model = _said_of_cpu("cpu family"), _said_of_cpu("model")
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def saturates(flags: str | None = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from kdedge.latency.check import CheckSettings
+from kdedge.latency.power import detectable
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SETTINGS = CheckSettings(budget_seconds=20.0)
@@ -37,6 +39,8 @@ def line(log: ModuleType, scenario: str, number: int, state: str, **changes: Any
         "number": number,
         "state": state,
         "disturbed": False,
+        "quiet_machine": True,
+        "noise": 0.004,
         "setting": log.setting_of(SETTINGS),
         "machine": MACHINE,
         "started": "2026-01-01T00:00:00+00:00",
@@ -66,6 +70,35 @@ def test_no_check_can_be_made_until_it_says_what_one_likes(log: ModuleType) -> N
 
 def test_checks_of_another_setting_do_not_count(log: ModuleType) -> None:
     assert log.counted([line(log, "quiet", 0, "equivalent")], "quiet", CheckSettings(budget_seconds=60.0)) == []
+
+
+def test_a_machine_that_was_not_found_quiet_is_no_part_of_the_proof_and_is_told_beside_it(log: ModuleType) -> None:
+    loud = line(log, "quiet", 0, "inconclusive", quiet_machine=False, noise=0.09, machine={**MACHINE, "processor": "a loud one"})
+    older = line(log, "quiet", 1, "equivalent", machine={**MACHINE, "processor": "a loud one"}, noise=0.11)
+    del older["quiet_machine"]  # nobody looked
+    lines = [loud, older, line(log, "quiet", 0, "equivalent")]
+    assert [found["state"] for found in log.counted(lines, "quiet", SETTINGS)] == ["equivalent"]
+    assert log.next_number(lines, "quiet", SETTINGS) == 1
+    assert log.next_number(lines, "quiet", SETTINGS, quiet=False) == 2
+    there = {scenario: log.counted(lines, scenario, SETTINGS) for scenario in log.SCENARIOS}
+    beside = "on machines that are not quiet (a loud one; noise of a pair of launches 10.0 %): A/A, quiet: 0 of 2 flagged, 1 decided."
+    assert beside in log.about(lines, there, SETTINGS)[-1]
+    assert beside in log.about(lines[:2], {scenario: [] for scenario in log.SCENARIOS}, SETTINGS)[-1]
+
+
+def test_a_machine_is_quiet_where_a_check_would_find_the_injected_work_nearly_always(bench: Callable[[str], ModuleType]) -> None:
+    machine, work = bench("latency_check_machine"), bench("latency_check_work")
+    steps = [1.0, 1.01, 1.0, 1.01, 1.0]  # neighbours differ by ln 1.01, whatever their order
+    found = machine.quietness_of(steps, pairs=16, margin=0.03, share=0.0025)
+    assert found.noise == pytest.approx(math.log(1.01))
+    assert found.launch_sd == pytest.approx(math.log(1.01) * math.sqrt(0.3))  # of 0, 1, 0, 1, 0: sum of squares 1.2 over 4
+    assert found.detectable == pytest.approx(detectable(math.log(1.01), 16, 0.03, 0.0025, 0.99))
+    assert found.finds(work.WANTED / 100)
+    assert not machine.quietness_of([1.0, 1.05, 1.0], 16, 0.03, 0.0025).finds(work.WANTED / 100)
+    # A drift that both sides of a pair share disturbs no check.
+    drift = machine.quietness_of([1.002**step for step in range(30)], 16, 0.03, 0.0025)
+    assert drift.launch_sd > 0.015
+    assert drift.finds(work.WANTED / 100)
 
 
 def test_a_torn_line_is_no_check(log: ModuleType, tmp_path: Path) -> None:
