@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -139,3 +140,20 @@ def test_of_endless_output_the_end_is_kept() -> None:
     done = python("import sys; sys.stderr.write('x' * 3_000_000 + 'the reason')")
     assert len(done.stderr) == 1 << 20
     assert done.stderr.endswith("the reason")
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no descriptors of processes (Linux 5.3 has)")
+def test_what_is_timed_is_not_disturbed_by_who_waits_for_it() -> None:
+    def given_up() -> int:
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw  # how often this thread went to sleep
+
+    before = given_up()
+    done = python("import time; time.sleep(1)")
+    assert (done.returncode, done.timed_out) == (0, False)
+    assert given_up() - before < 12  # waiting in a loop sleeps 20 times in a second
+
+
+def test_a_command_is_waited_for_where_the_system_has_no_descriptors_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    assert python("raise SystemExit(3)").returncode == 3
+    assert python("import time; time.sleep(30)", timeout=0.3).timed_out
