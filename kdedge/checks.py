@@ -14,7 +14,7 @@ from kdedge.devices import scheme_of
 from kdedge.distill.contestants import check_compare
 from kdedge.distill.lessons import check_inside, check_lessons, splits_mixed
 from kdedge.distill.terms import training_spec
-from kdedge.errors import DeviceError, ModelError, RecipeError
+from kdedge.errors import DeviceError, ModelError, RecipeError, TrainingError
 from kdedge.exporters.quantize.budget import read_budget
 from kdedge.fleet import named_devices
 from kdedge.gate import parse_policy
@@ -47,7 +47,7 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
     task.check(recipe.data)
     sources_of(recipe.data)
     teachers = keyed_teachers(recipe)
-    for key, section in (*teachers, *_keyed_learners(recipe)):
+    for key, section in (*teachers, *keyed_learners(recipe)):
         with naming_key(key, section):
             check(section)
     for key, teacher in teachers:
@@ -86,7 +86,7 @@ def check_fit(recipe: Recipe, data: PreparedData) -> None:
         ModelError: a model does not fit the data.
         DataError: examples are to be mixed that are no images of one size.
     """
-    for key, section in _keyed_learners(recipe):
+    for key, section in keyed_learners(recipe):
         with naming_key(key, section):
             resolve(section, data, as_is=recipe.distill is None)
     if recipe.distill is not None:
@@ -107,7 +107,7 @@ def keyed_teachers(recipe: Recipe) -> list[tuple[str, TeacherSection]]:
     return [(f"teacher[{place}]" if many else "teacher", section) for place, section in enumerate(teachers_of(recipe))]
 
 
-def _keyed_learners(recipe: Recipe) -> list[tuple[str, ModelSection]]:
+def keyed_learners(recipe: Recipe) -> list[tuple[str, ModelSection]]:
     """The student, and the models on the way to it, each with its key."""
     found: list[tuple[str, ModelSection]] = [("student", recipe.student)]
     if recipe.distill is not None:
@@ -121,18 +121,18 @@ def naming_key(key: str, section: ModelSection) -> Iterator[None]:
     """Inside the block, what is found wrong with a model is told under the key of the recipe that is about it, by which its line is found.
 
     Raises:
-        ModelError: the one that was raised inside, with its key before it.
+        ModelError, TrainingError: the one that was raised inside, with its key before it.
     """
     try:
         yield
-    except ModelError as error:
+    except (ModelError, TrainingError) as error:
         label = f"model `{section.model}`: "
         what = str(error).removeprefix(label)
         inside = re.match(r"(arguments\.\w+|weights|normalize)(: )?", what)
         if inside is None:
-            raise ModelError(f"{key}.model: {error}") from error
+            raise type(error)(f"{key}.model: {error}") from error
         rest = what[inside.end() :] if inside[2] else what.removeprefix("arguments.")
-        raise ModelError(f"{key}.{inside[1]}: {label}{rest}") from error
+        raise type(error)(f"{key}.{inside[1]}: {label}{rest}") from error
 
 
 def _check_device(name: str, key: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
-from kdedge.checks import check_fit, keyed_teachers, naming_key
+from kdedge.checks import check_fit, keyed_learners, keyed_teachers, naming_key
 from kdedge.costs import keep_seconds
 from kdedge.data import samples_of, sources_of
 from kdedge.distill.contestants import Contestants, contestants, with_snapshots
@@ -33,6 +33,23 @@ def prepare_data(recipe: Recipe, workspace: Workspace) -> PreparedData:
     data: PreparedData = workspace.stage("kdedge.tasks.prepare:prepare", task, recipe.data, recipe.seed, reads=reads)
     check_fit(recipe, data)
     return data
+
+
+def try_learners(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
+    """Build the student, and the models on the way to it, and run each once: what is wrong with them is said before a teacher is trained for hours.
+
+    Of kdedge's own models all is known already: they are made for what the data holds.
+
+    Raises:
+        ModelError: one cannot be built, or cannot be run on the data's inputs.
+        TrainingError: one gives another number of classes than the data has.
+    """
+    if recipe.distill is None:  # nothing is trained, and the student is looked at when it is taken
+        return
+    for key, section in keyed_learners(recipe):
+        if not section.model.startswith("kdedge:"):
+            with naming_key(key, section):
+                workspace.stage("kdedge.models.trial:try_out", resolve(section, data), label=key)
 
 
 def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:

@@ -114,9 +114,9 @@ def check_classes(model: Model, spec: ModelSpec, who: str = "the data has") -> N
             logits = model.eval()(*inputs)[LOGITS]
     except KdedgeError:
         raise
-    except Exception as error:  # The model may be anybody's code, and each has its own way to refuse a size.
+    except (Exception, SystemExit) as error:  # The model may be anybody's code, and each has its own way to refuse a size.
         shapes = ", ".join(f"{each.name} {list(tensor.shape)}" for each, tensor in zip(spec.inputs, inputs, strict=True))
-        raise ModelError(f"model `{spec.name}` cannot be run on {shapes}: {type(error).__name__}: {error}") from error
+        raise ModelError(f"model `{spec.name}` cannot be run on {shapes}: {_said(error)}") from error
     model.train(training)
     if logits.ndim != 2:
         raise ModelError(f"model `{spec.name}` gives logits of shape {list(logits.shape)}; a distribution over classes is [examples, classes]")
@@ -129,6 +129,10 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def _said(error: BaseException) -> str:
+    return f"it asked Python to exit ({error.code})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+
+
 def _construct(spec: ModelSpec) -> nn.Module:
     if spec.factory is None:
         raise ModelError(f"model `{spec.name}` is an ONNX file: a runtime opens it, it cannot be built as a torch module")
@@ -136,8 +140,8 @@ def _construct(spec: ModelSpec) -> nn.Module:
         inner = spec.factory.load()(**spec.arguments)
     except (KdedgeError, ModuleNotFoundError):
         raise
-    except Exception as error:  # The factory may be anybody's code.
-        raise ModelError(f"model `{spec.name}`: `{spec.factory.value}` failed with {spec.arguments}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # The factory may be anybody's code.
+        raise ModelError(f"model `{spec.name}`: `{spec.factory.value}` failed with {spec.arguments}: {_said(error)}") from error
     if not isinstance(inner, nn.Module):
         raise ModelError(f"model `{spec.name}`: `{spec.factory.value}` made a {type(inner).__name__}, not a torch.nn.Module")
     odd = [name for name, value in inner.state_dict().items() if not isinstance(value, Tensor)]

@@ -199,18 +199,34 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+SEEN_IN_TRAINING = ("that fails later", "without parameters")
+
+
 @pytest.mark.parametrize("what", MODELS)
 def test_a_model_of_the_users(what: str, tmp_path: Path) -> None:
     code, words = MODELS[what]
     name = module(tmp_path, f"{TORCH}{MODEL}{code}\n")
-    refused(run(write(tmp_path, student={"model": f"{name}:make"})), name, *named(name, words))
+    ended = run(write(tmp_path, student={"model": f"{name}:make"}))
+    refused(ended, name, *named(name, words))
+    # A teacher may take hours: before it, whatever a first look at the student shows.
+    assert ("teacher.obtain" in stages(ended)) == (what in SEEN_IN_TRAINING)
+    if what not in SEEN_IN_TRAINING:
+        assert any(key in ended.err for key in ("student.model: ", "student.arguments", "error in your own code: "))
 
 
 def test_a_model_whose_factory_exits(tmp_path: Path) -> None:
     name = module(tmp_path, "def make(classes): raise SystemExit(0)\n")
     ended = run(write(tmp_path, student={"model": f"{name}:make"}))
-    refused(ended, "trainer.distill", "asked Python to exit (0)")
-    assert list(stages(ended)) == ["prepare.prepare", "teacher.obtain"]
+    refused(ended, f"student.model: model `{name}:make`", "asked Python to exit (0)")
+    assert list(stages(ended)) == ["prepare.prepare"]
+
+
+def test_an_assistant_that_cannot_be_run_is_told_before_the_teacher_is_trained(tmp_path: Path) -> None:
+    name = module(tmp_path, f"{TORCH}{MODEL}def make(classes): return Base(classes + 2)\n")
+    recipe = write(tmp_path, lambda content: content["distill"].update(assistants=[{"model": f"{name}:make"}]))
+    ended = run(recipe)
+    refused(ended, "distill.assistants[0].model: ", "5 classes", "the data has 3")
+    assert list(stages(ended)) == ["prepare.prepare"]
 
 
 def test_teacher_and_student_of_different_classes(tmp_path: Path) -> None:
@@ -242,7 +258,8 @@ def test_a_student_that_cannot_be_exported_is_kept(forward: str, words: tuple[st
     assert "def forward" not in ended.err  # torch prints the graph so far
     again = run(recipe)
     refused(again, *words)
-    assert stages(again) == dict.fromkeys(("prepare.prepare", "teacher.obtain", "trainer.distill", "references.reference_outputs"), True)
+    made = ("prepare.prepare", "trial.try_out student", "teacher.obtain", "trainer.distill", "references.reference_outputs")
+    assert stages(again) == dict.fromkeys(made, True)
 
 
 def test_a_model_whose_forward_gives_a_list_of_tensors_is_no_mistake(tmp_path: Path) -> None:
