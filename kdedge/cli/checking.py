@@ -54,6 +54,7 @@ def check_here(
     Raises:
         KdedgeError: words that mean nothing, or a check that cannot be run.
     """
+    from kdedge.cli.errors import Interrupted
     from kdedge.cli.running import listener_of
     from kdedge.devices import close_devices
     from kdedge.regression.arms import Given
@@ -80,6 +81,9 @@ def check_here(
                 history=kept,
                 told=listener.message,
             )
+        except KeyboardInterrupt as stop:
+            kept_of = "nothing of it is kept" if kept is None else "the launches that had ended are kept in the history"
+            raise Interrupted(f"there is no verdict; {kept_of}; the same command checks anew") from stop
         finally:  # while somebody listens: what could not be put back on a board is told
             close_devices()
     write_outputs(report, outputs)

@@ -34,13 +34,18 @@ def compare_here(
         KdedgeError: words that mean nothing, or artifacts that cannot be compared.
     """
     from kdedge.cli.checking import Asked, settings_of
+    from kdedge.cli.errors import Interrupted
     from kdedge.cli.running import listener_of
     from kdedge.regression.arms import Given
     from kdedge.regression.comparing import compare
 
     settings = settings_of(Asked(first, second, (on,), "3%", 0.01, pairs, 1, time_budget, 0, True))
     with tempfile.TemporaryDirectory(prefix="kdedge-compare-") as folder, listener_of(quiet) as (listener, _), progress.listening(listener):
-        found = compare(first, second, on, settings, Path(folder), given=Given(inputs, sizes), store=workspace / "baselines", told=listener.message)
+        try:
+            given, store = Given(inputs, sizes), workspace / "baselines"
+            found = compare(first, second, on, settings, Path(folder), given=given, store=store, told=listener.message)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("nothing of it is kept; the same command compares anew") from stop
     if not quiet:
         print("\n".join(lines_of(found)))
     if as_json:

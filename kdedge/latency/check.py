@@ -15,7 +15,7 @@ import numpy as np
 
 from kdedge import progress
 from kdedge.devices.device import Device
-from kdedge.errors import DeviceError, Disconnected, MeasurementError
+from kdedge.errors import DeviceError, Disconnected, MeasurementError, WorkspaceError
 from kdedge.latency.environment import ran_differently
 from kdedge.latency.history.records import LaunchRecord
 from kdedge.latency.launches import run_launch
@@ -88,15 +88,18 @@ def check(
     *,
     known_noise: float | None = None,
     told: Callable[[str], None] = lambda sentence: None,
+    launched: Callable[[LaunchRecord], None] = lambda record: None,
 ) -> Checked:
     """Run a check on an opened device. `folder`: an empty one for raw samples. `known_noise`: standard deviation of log ratios from earlier checks.
+    `launched`: is handed each launch of a pair when it has ended, so that those of a check that is broken off are known.
 
     Raises:
         MeasurementError: one side cannot be launched at all, the settings cannot decide anything, or the device is lost.
+        WorkspaceError: `folder` cannot be written.
     """
     begun = time.monotonic()
     usual = _usual(settings)
-    course = _Course(device, {"A": baseline, "B": candidate}, settings, folder)
+    course = _Course(device, {"A": baseline, "B": candidate}, settings, folder, launched)
     mismatches = differences(baseline, candidate)
     pilots = course.pilot() if settings.allow_mismatch or not mismatches else ()
     if len(pilots) == 2:
@@ -113,10 +116,10 @@ def check(
     return Checked(verdict, planned.sentence, baseline, candidate, tuple(course.records), time.monotonic() - begun)
 
 
-def broken_off(baseline: Arm, candidate: Arm, settings: CheckSettings, reason: str, seconds: float) -> Checked:
-    """What is told of a check that could not go on: invalid, and no launch of it counts."""
+def broken_off(baseline: Arm, candidate: Arm, settings: CheckSettings, reason: str, seconds: float, launches: Sequence[LaunchRecord] = ()) -> Checked:
+    """What is told of a check that could not go on: invalid, and no launch of it counts. `launches`: those that had ended."""
     verdict = replace(judge((), _usual(settings)), state="invalid", reason=reason)
-    return Checked(verdict, "unfinished, the check was broken off", baseline, candidate, (), seconds)
+    return Checked(verdict, "unfinished, the check was broken off", baseline, candidate, tuple(launches), seconds)
 
 
 def differences(baseline: Arm, candidate: Arm) -> list[str]:
@@ -200,8 +203,10 @@ def _shown_by(differences: Sequence[float], rule: CheckRule, pair_seconds: float
 class _Course:
     """The launches of one check, one after the other."""
 
-    def __init__(self, device: Device, arms: Mapping[str, Arm], settings: CheckSettings, folder: Path) -> None:
-        self.device, self.arms, self.settings, self.folder = device, arms, settings, folder
+    def __init__(
+        self, device: Device, arms: Mapping[str, Arm], settings: CheckSettings, folder: Path, launched: Callable[[LaunchRecord], None]
+    ) -> None:
+        self.device, self.arms, self.settings, self.folder, self.launched = device, arms, settings, folder, launched
         self.number = 0
         self.pairs: list[Pair] = []
         self.records: list[LaunchRecord] = []
@@ -284,6 +289,7 @@ class _Course:
         self.failures[arm] = 0
         found = replace(found, problems=(*found.problems, *(f"both ran differently ({difference})" for difference in apart)))
         self.records.append(_record(self.arms[arm], arm, pair, launch, found))
+        self.launched(self.records[-1])
         return found
 
     def _launch(self, arm: str, rule: LaunchRule) -> Launch:
@@ -294,6 +300,9 @@ class _Course:
             return Launch(np.empty(0), Result(status="failed", reason=str(error), runtime=self.arms[arm].job.runtime))
         except DeviceError as error:
             raise MeasurementError(f"the device was lost after {len(self.pairs)} pairs: {error}") from error
+        except OSError as error:  # of this machine, such as a full disk: the next launch would meet it too
+            reason = f"{error.strerror or error}; make room there, or let TMPDIR name another folder for temporary files"
+            raise WorkspaceError(f"a launch cannot be kept in {self.folder}: {reason}") from error
 
 
 def _record(arm: Arm, side: str, pair: int, launch: Launch, timed: Timed) -> LaunchRecord:

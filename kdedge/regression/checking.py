@@ -17,7 +17,7 @@ from kdedge.devices.device import Device
 from kdedge.errors import KdedgeError, MeasurementError, WorkspaceError
 from kdedge.fleet import open_devices
 from kdedge.latency.check import Arm, Checked, CheckSettings, broken_off, check
-from kdedge.latency.history.records import Session, environment_key
+from kdedge.latency.history.records import LaunchRecord, Session, environment_key
 from kdedge.latency.holm import confirmed, holm
 from kdedge.latency.looks import fewest_even
 from kdedge.latency.verdicts import EXIT_CODES, State
@@ -207,6 +207,7 @@ class _Family:
         device = open_device(identity.name)
         noise, unread = self._noise(candidate.line, device)
         started, begun = datetime.now(UTC), time.monotonic()
+        launched: list[LaunchRecord] = []
         try:
             found = check(
                 device,
@@ -216,18 +217,28 @@ class _Family:
                 work,
                 known_noise=noise,
                 told=self.told if self.size == 1 else lambda sentence: self.told(f"{_label(key, identity.name)}: {sentence}"),
+                launched=launched.append,
             )
         except MeasurementError as error:
-            found = broken_off(baseline, candidate, settings, str(error), time.monotonic() - begun)
+            found = broken_off(baseline, candidate, settings, str(error), time.monotonic() - begun, launched)
+        except (KeyboardInterrupt, WorkspaceError) as error:
+            if launched:
+                reason = str(error) or "interrupted"
+                self._keep(broken_off(baseline, candidate, settings, reason, time.monotonic() - begun, launched), device, settings, started)
+            raise
         if other := [file for file, stamp in _stamps(baseline, candidate).items() if stamp != self.stamps[file]]:
             reason = f"{Path(other[0]).name} was changed while it was checked: nobody knows which of its versions was timed"
             found = broken_off(baseline, candidate, settings, reason, found.seconds)
+        return found, (*unread, *self._keep(found, device, settings, started))
+
+    def _keep(self, found: Checked, device: Device, settings: CheckSettings, started: datetime) -> tuple[str, ...]:
+        """Add to the history; what must be said where that cannot be."""
         try:
             if self.history is not None:
                 self.history.add(session_of(found, device, settings, started))
         except WorkspaceError as error:
-            return found, (*unread, f"this check is not kept: {error}")
-        return found, unread
+            return (f"this check is not kept: {error}",)
+        return ()
 
     def _noise(self, line: str, device: Device) -> tuple[float | None, tuple[str, ...]]:
         """What earlier checks tell of the noise, and what must be said where they cannot be read."""

@@ -147,3 +147,19 @@ def test_a_budget_that_is_too_short_says_how_long_it_takes(kdedge: Program, worl
     told = json.loads(ended.out)["cells"][0]["first"]
     assert ended.code == 3
     assert "are too short: the fewest pairs that can decide are" in told["reason"]
+
+
+@pytest.mark.parametrize(
+    ("history", "kept"), [("h.sqlite", "the launches that had ended are kept in the history"), ("none", "nothing of it is kept")]
+)
+def test_an_interrupted_check_says_what_is_kept_of_it(
+    history: str, kept: str, kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdedge.latency.check.run_launch", stopped)
+    ended = kdedge("check", *BOTH, "--on", "same", "--history", history)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith(f"interrupted: there is no verdict; {kept}; the same command checks anew\n")
+    assert kdedge("compare", *BOTH, "--on", "same").err.endswith("interrupted: nothing of it is kept; the same command compares anew\n")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from regression_world import World, make_world, model, sha256
 from kdedge.errors import DeviceGone, KdedgeError, WorkspaceError
 from kdedge.latency.check import Arm, Checked, CheckSettings
 from kdedge.latency.history.store import History, open_history
+from kdedge.latency.launches import run_launch
 from kdedge.latency.looks import Looks
 from kdedge.latency.pairs import MEDIAN, Pair, Timed
 from kdedge.latency.power import detectable
@@ -209,6 +212,48 @@ def test_the_history_keeps_every_launch_and_tells_the_next_check_its_noise(world
     assert run(world, "slower", history=history).cells[0].first.verdict.detectable_before is None
     backwards = run(world, "same", history=history, sides=(str(world.after), str(world.folder / "before.onnx")))
     assert backwards.cells[0].first.verdict.detectable_before is not None
+
+
+class Ends:
+    """In place of `run_launch`: after some launches, this happens instead."""
+
+    def __init__(self, launches: int, how: BaseException) -> None:
+        self.left, self.how, self.run = launches, how, run_launch
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise self.how
+        return self.run(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("how", "ends", "says"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device"), WorkspaceError, "a launch cannot be kept in .*: No space left on device; make room there"),
+    ],
+)
+def test_a_check_that_is_broken_off_keeps_the_launches_that_had_ended(
+    how: BaseException, ends: type[BaseException], says: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = open_history(str(world.folder / "history.sqlite"))
+    monkeypatch.setattr("kdedge.latency.check.run_launch", Ends(8, how))  # two pilots and three pairs
+    with pytest.raises(ends):
+        run(world, "same", history=history)
+    (session,) = history.sessions()
+    assert (session.verdict, len(session.launches)) == ("invalid", 6)
+    assert re.match(says, session.told["reason"])
+    assert all(samples is not None for samples in history.samples(session.id))
+
+
+def test_a_check_whose_device_is_lost_keeps_the_launches_that_had_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = open_history(str(world.folder / "history.sqlite"))
+    monkeypatch.setattr("kdedge.latency.check.run_launch", Ends(8, DeviceGone("the board is gone")))
+    report = run(world, "same", history=history)
+    assert (report.state, report.cells[0].first.verdict.counted) == ("invalid", ())
+    assert "the device was lost after 3 pairs" in report.cells[0].first.verdict.reason
+    assert len(report.cells[0].first.launches) == len(history.sessions()[0].launches) == 6
 
 
 def test_a_device_that_is_asked_for_twice_is_one_cell(world: World) -> None:
