@@ -8,8 +8,9 @@ It imports nothing but the standard library and pytest until the fixture is call
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         __tracebackhide__ = True  # what went wrong stands in the sentence
         doing = _choice(inconclusive or str(request.config.getini(_SETTING)))
         from kdedge.cli.checking import Asked, opened_history, settings_of
+        from kdedge.devices import close_devices
         from kdedge.errors import KdedgeError
         from kdedge.regression.arms import Given
         from kdedge.regression.checking import run_check
@@ -66,7 +68,7 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         names = os.fspath(baseline), os.fspath(candidate)
         kept = Path(workspace) if workspace is not None else request.config.rootpath / ".kdedge"
         try:
-            with opened_history(history, kept) as opened:
+            with _alone(request, tmp_path_factory), opened_history(history, kept) as opened:
                 report = run_check(
                     *names,
                     (on,),
@@ -78,6 +80,8 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
                 )
         except KdedgeError as error:
             raise KdedgeError(f"{error.kind}: {error}") from None
+        finally:
+            close_devices()  # a process that goes on holds no lease, and leaves nothing set
         said = f"{report.state}: {headline_of(report)}"
         request.node.user_properties.append(("latency_check", said))
         if report.state == "regressed" or (report.state == "inconclusive" and doing == "fail"):
@@ -89,6 +93,20 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         return report
 
     return run
+
+
+@contextlib.contextmanager
+def _alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of several workers of pytest-xdist one checks at a time: two checks at once would disturb each other."""
+    if not hasattr(request.config, "workerinput"):
+        yield
+        return
+    import fcntl
+
+    # The workers' folders for temporary files lie side by side.
+    with (tmp_path_factory.getbasetemp().parent / "latency_check.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _choice(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -50,6 +51,31 @@ def test_kept(latency_check):
 
 def test_absent(latency_check):
     latency_check("before.onnx", "absent.onnx", on="same", **SIZES)
+
+def test_nothing_stays_open(latency_check):
+    from kdedge import devices
+    latency_check(*MODELS, on="same", **SIZES)
+    assert not devices._opened
+"""
+
+# What a check does is written down instead: when it began and when it ended.
+SIDE_BY_SIDE = """
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_one(latency_check, number, monkeypatch):
+    def run_check(*arguments, **more):
+        begun = time.monotonic()
+        time.sleep(0.3)
+        Path(f"{number}.txt").write_text(f"{begun} {time.monotonic()}")
+        cell = SimpleNamespace(notes=(), state="equivalent", decisive=SimpleNamespace(verdict=SimpleNamespace(state="equivalent", reason="")))
+        return SimpleNamespace(state="equivalent", cells=(cell,), lost=())
+    monkeypatch.setattr("kdedge.regression.checking.run_check", run_check)
+    latency_check("a.onnx", "b.onnx")
 """
 
 
@@ -116,6 +142,21 @@ def test_what_is_missing_is_a_sentence_at_the_line_of_the_test(ran: dict[str, El
     assert "absent.onnx: there is no such file" in told
     assert 'latency_check("before.onnx", "absent.onnx"' in told
     assert "checking.py" not in told
+
+
+def test_a_board_is_let_go_after_each_check(ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran["test_nothing_stays_open"]) == "passed"
+
+
+def test_workers_of_xdist_check_one_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "test_side_by_side.py").write_text(SIDE_BY_SIDE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "kdedge.pytest_plugin", "-p", "xdist", "-n", "2", f"--basetemp={tmp_path / 'temporary'}"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    ended = subprocess.run(command, cwd=tmp_path, env={**variables, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    times = sorted(tuple(map(float, (tmp_path / f"{number}.txt").read_text().split())) for number in range(4))
+    assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(times))
 
 
 def test_the_ini_file_says_what_inconclusive_means(pytester: pytest.Pytester) -> None:

@@ -22,7 +22,7 @@ def set_here(name: str, artifact: Path, on: str, inputs: Path | None, sizes: Seq
     Raises:
         KdedgeError: there is no artifact, several, or it cannot be kept.
     """
-    from kdedge.devices import open_device
+    from kdedge.devices import close_devices, open_device
     from kdedge.regression.arms import Given, arms_of
     from kdedge.regression.baselines import set_baseline
 
@@ -30,7 +30,10 @@ def set_here(name: str, artifact: Path, on: str, inputs: Path | None, sizes: Seq
         arms = arms_of(artifact, Given(inputs, tuple(sizes)), Path(folder))
         if len(arms) > 1:
             raise KdedgeError(f"{artifact} holds {len(arms)} artifacts ({', '.join(arms)}): name the bundle of one, below {artifact / 'bundles'}")
-        identity = open_device(on).identity
+        try:
+            identity = open_device(on).identity
+        finally:
+            close_devices()
         kept = set_baseline(name, next(iter(arms.values())), identity.name, identity.fingerprint, workspace / FOLDER)
     if as_json:
         print(json.dumps(as_data(kept)))

@@ -36,6 +36,7 @@ def compare_here(
     from kdedge.cli.checking import Asked, settings_of
     from kdedge.cli.errors import Interrupted
     from kdedge.cli.running import listener_of
+    from kdedge.devices import close_devices
     from kdedge.regression.arms import Given
     from kdedge.regression.comparing import compare
 
@@ -46,6 +47,8 @@ def compare_here(
             found = compare(first, second, on, settings, Path(folder), given=given, store=store, told=listener.message)
         except KeyboardInterrupt as stop:
             raise Interrupted("nothing of it is kept; the same command compares anew") from stop
+        finally:  # while somebody listens: what could not be put back on a board is told
+            close_devices()
     if not quiet:
         print("\n".join(lines_of(found)))
     if as_json:

@@ -11,6 +11,8 @@ import pytest
 from command_line import Program
 from regression_world import SLOWER, World, make_world, model
 
+from kdedge import devices
+
 
 @pytest.fixture
 def world(kdedge: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
@@ -77,3 +79,10 @@ def test_a_kept_baseline_is_compared_by_its_name_on_its_own_inputs(kdedge: Progr
     assert kdedge("baseline", "set", "released", "before.onnx", "--inputs", "x.npz", "--on", "same").code == 0
     ended = kdedge("compare", "released", "after.onnx", "--on", "same", "--size", "batch=1", "--json", "--quiet")
     assert json.loads(ended.out)["outputs"][0]["largest_difference"] == 5.0
+
+
+def test_a_board_is_let_go_when_the_work_on_it_is_done(kdedge: Program, world: World) -> None:
+    """What was set on it is undone, and others may have it."""
+    for words in (("compare", "before.onnx", "after.onnx"), ("baseline", "set", "released", "before.onnx")):
+        assert kdedge(*words, "--size", "batch=1", "--on", "same").code == 0
+        assert not devices._opened
