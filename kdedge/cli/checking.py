@@ -86,12 +86,12 @@ def check_here(
             raise Interrupted(f"there is no verdict; {kept_of}; the same command checks anew") from stop
         finally:  # while somebody listens: what could not be put back on a board is told
             close_devices()
-    write_outputs(report, outputs)
     if not quiet:
         for line in lines_of(report):
             print(line)
     if as_json:
         print(json.dumps(report.as_json()))
+    write_outputs(report, outputs)  # last: a file that cannot be written costs no verdict that was measured
     return report.exit_code
 
 

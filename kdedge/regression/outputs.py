@@ -54,7 +54,7 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
 
     Raises:
         MissingExtra: what makes one is not installed.
-        WorkspaceError: one is a folder, or its folder cannot be made.
+        WorkspaceError: one is a folder, or cannot be written.
     """
     for name, path in outputs.items():
         if path is None:
@@ -63,19 +63,24 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
             need(f"--{name}", *_NEEDED[name])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise WorkspaceError(f"{path} cannot be written: it is a folder")
+            stood = path.exists()
+            path.open("a").close()  # rights alone do not tell of a file system that is mounted for reading
+            if not stood:
+                path.unlink()
         except OSError as error:
-            raise WorkspaceError(f"{path} cannot be written: {error.strerror or error}") from error
-        if path.is_dir():
-            raise WorkspaceError(f"{path} cannot be written: it is a folder")
+            raise _unwritten(path, error) from error
 
 
 def write_outputs(report: CheckReport, outputs: Mapping[str, Path | None]) -> None:
-    """Write the files that were asked for.
+    """Write the files that were asked for; one that cannot be written costs none of the others.
 
     Raises:
         MissingExtra: what makes one is not installed.
-        WorkspaceError: one cannot be written.
+        WorkspaceError: some cannot be written; all of them are named.
     """
+    failed = []
     for name, path in outputs.items():
         if path is None:
             continue
@@ -87,4 +92,10 @@ def write_outputs(report: CheckReport, outputs: Mapping[str, Path | None]) -> No
             with path.open("a" if behind else "w", encoding="utf-8", errors="backslashreplace") as handle:
                 handle.write(text)
         except OSError as error:
-            raise WorkspaceError(f"{path} cannot be written: {error.strerror or error}") from error
+            failed.append(_unwritten(path, error))
+    if failed:
+        raise WorkspaceError("; ".join(map(str, failed))) from failed[0]
+
+
+def _unwritten(path: Path, error: OSError) -> WorkspaceError:
+    return WorkspaceError(f"{path} cannot be written: {error.strerror or error}")

@@ -163,3 +163,12 @@ def test_an_interrupted_check_says_what_is_kept_of_it(
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.endswith(f"interrupted: there is no verdict; {kept}; the same command checks anew\n")
     assert kdedge("compare", *BOTH, "--on", "same").err.endswith("interrupted: nothing of it is kept; the same command compares anew\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_file_that_cannot_be_written_costs_no_verdict(kdedge: Program, world: World) -> None:
+    ended = kdedge("check", *BOTH, "--on", "slower", "--history", "none", "--junit", "/dev/full", "--json")
+    assert ended.code == 2
+    assert ended.out.startswith("regressed on slower: ")
+    assert json.loads(ended.out.splitlines()[-1])["state"] == "regressed"
+    assert ended.err.endswith("workspace error: /dev/full cannot be written: No space left on device\n")

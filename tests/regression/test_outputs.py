@@ -43,6 +43,24 @@ def test_what_cannot_be_written_is_said_before_and_after(tmp_path: Path) -> None
     check_outputs({"junit": tmp_path / "new" / "junit.xml", "html": None})
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_is_full_costs_none_of_the_other_files(tmp_path: Path) -> None:
+    full, elsewhere = Path("/dev/full"), tmp_path / "folder"
+    elsewhere.mkdir()
+    with pytest.raises(WorkspaceError, match=rf"^{full} cannot be written: No space left on device; {elsewhere} cannot be written: Is a directory$"):
+        write_outputs(report(cell(checked(SLOW))), {"junit": full, "markdown": tmp_path / "summary.md", "html": elsewhere})
+    assert "## kdedge check: regressed" in (tmp_path / "summary.md").read_text()
+
+
+def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "summary.md").write_text("# before\n")
+    check_outputs({"junit": tmp_path / "junit.xml", "markdown": tmp_path / "summary.md"})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.md"]
+    assert (tmp_path / "summary.md").read_text() == "# before\n"
+    with pytest.raises(WorkspaceError, match=r"^/proc/junit\.xml cannot be written: "):  # where not even root may write
+        check_outputs({"junit": Path("/proc/junit.xml")})
+
+
 def test_a_page_without_its_tools_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "jinja2" else found(name, *rest))
