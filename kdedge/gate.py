@@ -130,6 +130,8 @@ def _parse_rule(key: str, text: Any, metric: str) -> Rule:
         raise RecipeError(f"gate.{key}: there is no such figure{nearest(key, allowed)} (allowed: {', '.join(allowed)}, require)")
     figure = _METRIC if key == metric else FIGURES[key]
     found = read_condition(f"gate.{key}", text, figure.units, share=figure.unit == FRACTION)
+    if figure.units in (TIMES, _SIZES) and found.limit < 0:
+        raise RecipeError(f"gate.{key}: `{text}`: it is never below 0, so that this rule would say the same of every artifact; write a limit above 0")
     return Rule(key, found.operator, found.limit, found.text)
 
 

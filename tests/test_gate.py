@@ -88,6 +88,8 @@ def test_a_rule_is_read_into_the_unit_of_its_figure(key: str, text: str, operato
         ({"agreement_teacher": ">= 90"}, ["gate.agreement_teacher", "between 0 and 1", "98 %"]),
         ({"size": "<= 1e999 B"}, ["gate.size", "too large"]),
         ({"size": 5}, ["gate.size", "`5` is no rule"]),
+        ({"latency_p90": "<= -3 ms"}, ["gate.latency_p90", "`<= -3 ms`", "never below 0"]),
+        ({"size": ">= -1 KB"}, ["gate.size", "never below 0"]),
         ({"accuracy": "=> 0.9"}, ["gate.accuracy", "`=> 0.9` is no rule"]),
         ({"require": "tensorrrt"}, ["gate.require", "did you mean `tensorrt`?", "onnxruntime-x86"]),
     ],
