@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
     @group.command(name="set")
     def set_(
         name: NameArgument,
-        artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A bundle or a model file.", show_default=False)],
+        artifact: Annotated[
+            str, typer.Argument(metavar="ARTIFACT", help="A bundle, a model file, or a run (its folder or name) with one bundle.", show_default=False)
+        ],
         on: Annotated[str, _DEVICE] = "local",
         inputs: Annotated[Path | None, _INPUTS] = None,
         size: Annotated[list[str] | None, _SIZE] = None,

@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def compare(
-        first: Annotated[str, typer.Argument(metavar="A", help="A bundle, a model file, or a kept baseline's name.", show_default=False)],
+        first: Annotated[
+            str, typer.Argument(metavar="A", help="A bundle, a model file, a run with one bundle, or a kept baseline's name.", show_default=False)
+        ],
         second: Annotated[str, typer.Argument(metavar="B", help="The same, of what is compared with A.", show_default=False)],
         on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Where to run both.")] = "local",
         pairs: Annotated[int, typer.Option("--pairs", help="Pairs of launches.")] = 16,

@@ -16,25 +16,26 @@ if TYPE_CHECKING:
 FOLDER = "baselines"
 
 
-def set_here(name: str, artifact: Path, on: str, inputs: Path | None, sizes: Sequence[str], workspace: Path, as_json: bool) -> None:
+def set_here(name: str, artifact: str, on: str, inputs: Path | None, sizes: Sequence[str], workspace: Path, as_json: bool) -> None:
     """Keep an artifact and say so.
 
     Raises:
         KdedgeError: there is no artifact, several, or it cannot be kept.
     """
     from kdedge.devices import close_devices, open_device
-    from kdedge.regression.arms import Given, arms_of
+    from kdedge.regression.arms import Given
     from kdedge.regression.baselines import set_baseline
+    from kdedge.regression.checking import refuse_inputs, single_arm
 
+    given = Given(inputs, tuple(sizes))
+    refuse_inputs(artifact, given)
     with tempfile.TemporaryDirectory(prefix="kdedge-baseline-") as folder:
-        arms = arms_of(artifact, Given(inputs, tuple(sizes)), Path(folder))
-        if len(arms) > 1:
-            raise KdedgeError(f"{artifact} holds {len(arms)} artifacts ({', '.join(arms)}): name the bundle of one, below {artifact / 'bundles'}")
+        arm = single_arm(artifact, workspace / FOLDER, given, Path(folder))
         try:
             identity = open_device(on).identity
         finally:
             close_devices()
-        kept = set_baseline(name, next(iter(arms.values())), identity.name, identity.fingerprint, workspace / FOLDER)
+        kept = set_baseline(name, arm, identity.name, identity.fingerprint, workspace / FOLDER)
     if as_json:
         print(json.dumps(as_data(kept)))
     else:

@@ -63,6 +63,12 @@ def arms_of(path: Path, given: Given, folder: Path) -> dict[str, Arm]:
     return {WHOLE: of_file(path, given, folder)}
 
 
+def key_of(arm: Arm) -> str:
+    """`TARGET/PRECISION` of what came from a bundle, also where it was kept as a baseline since; "" of a model file, which is for no target."""
+    _, *named = arm.line.rsplit("/", 2)
+    return "/".join(named) if len(named) == 2 else WHOLE
+
+
 def holds_bundles(path: Path) -> bool:
     """Whether a folder is a bundle or has some, as that of a run."""
     return (path / MANIFEST).is_file() or any((path / "bundles").glob(f"*/{MANIFEST}"))

@@ -7,10 +7,13 @@ STORE/NAME/inputs/...       what it is timed on
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,42 +48,67 @@ def set_baseline(name: str, arm: Arm, device: str, environment: Mapping[str, str
         WorkspaceError: the store cannot be written.
     """
     _check_name(name)
-    target, coming = store / name, store / f".{name}.new"
     try:
-        shutil.rmtree(coming, ignore_errors=True)
-        coming.mkdir(parents=True)
+        with _alone(store):
+            _replaced(_record(name, arm, device, environment), arm, store / name)
+            return read_baseline(name, store)
+    except OSError as error:
+        raise WorkspaceError(f"the baseline `{name}` cannot be kept in {store}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """One writer of a store at a time; it ends with the process, whatever ends that."""
+    store.mkdir(parents=True, exist_ok=True)
+    folder = os.open(store, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _record(name: str, arm: Arm, device: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "artifact": arm.name,
+        "line": arm.line,
+        "sha256": arm.sha256,
+        "device": device,
+        "environment": dict(environment),
+        "set_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "runtime": arm.job.runtime,
+        "options": dict(arm.job.options),
+        "batch": arm.job.batch,
+        "fixed_batch": arm.job.fixed_batch,
+    }
+
+
+def _replaced(record: dict[str, Any], arm: Arm, target: Path) -> None:
+    """The arm's files and `record` in place of what stood at `target`, which stays as it was where something goes wrong."""
+    coming, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
+    if old.exists() and not target.exists():  # ended by force between the two renames
+        old.rename(target)
+    shutil.rmtree(coming, ignore_errors=True)
+    try:
+        coming.mkdir()
         graphs = {
             graph: [_copied(Path(file), coming, f"files/{number}") for file in files]
             for number, (graph, files) in enumerate(sorted(arm.job.graphs.items()))
         }
         inputs = {key: _copied(Path(file), coming, "inputs") for key, file in sorted(arm.job.buckets[0].items())}
-        record = {
-            "schema": SCHEMA,
-            "name": name,
-            "artifact": arm.name,
-            "line": arm.line,
-            "sha256": arm.sha256,
-            "device": device,
-            "environment": dict(environment),
-            "set_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "runtime": arm.job.runtime,
-            "options": dict(arm.job.options),
-            "batch": arm.job.batch,
-            "fixed_batch": arm.job.fixed_batch,
-            "graphs": graphs,
-            "inputs": inputs,
-            "files": {path: sha256_of(coming / path) for path in sorted({*inputs.values(), *(file for files in graphs.values() for file in files)})},
-        }
-        (coming / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        old = store / f".{name}.old"
+        files = sorted({*inputs.values(), *(file for files in graphs.values() for file in files)})
+        whole = {**record, "graphs": graphs, "inputs": inputs, "files": {path: sha256_of(coming / path) for path in files}}
+        (coming / RECORD).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
         coming.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise WorkspaceError(f"the baseline `{name}` cannot be kept in {store}: {error.strerror or error}") from error
-    return read_baseline(name, store)
+    except OSError:
+        shutil.rmtree(coming, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_baseline(name: str, store: Path) -> Baseline:
@@ -102,7 +130,9 @@ def read_baseline(name: str, store: Path) -> Baseline:
             raise WorkspaceError(f"the baseline `{name}` has schema {record['schema']!r}; this kdedge reads schema {SCHEMA}")
         changed = [path for path, sha256 in record["files"].items() if not _inside(root, path) or sha256_of(root / path) != sha256]
         if changed:
-            raise WorkspaceError(f"the baseline `{name}` is damaged: {changed[0]} is not the file that was set")
+            raise WorkspaceError(
+                f"the baseline `{name}` is damaged: {changed[0]} is not the file that was set; set it again by `kdedge baseline set`"
+            )
         named = [*record["inputs"].values(), *(file for files in record["graphs"].values() for file in files)]
         if foreign := [path for path in named if path not in record["files"]]:
             raise WorkspaceError(f"the baseline `{name}` is damaged: {foreign[0]} is not among its files")

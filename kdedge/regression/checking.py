@@ -22,7 +22,7 @@ from kdedge.latency.holm import confirmed, holm
 from kdedge.latency.looks import fewest_even
 from kdedge.latency.verdicts import EXIT_CODES, State
 from kdedge.measured import DeviceIdentity
-from kdedge.regression.arms import RUNTIMES, WHOLE, Given, arms_of, holds_bundles, with_inputs_of
+from kdedge.regression.arms import RUNTIMES, WHOLE, Given, arms_of, holds_bundles, key_of, with_inputs_of
 from kdedge.regression.baselines import names, read_baseline
 
 if TYPE_CHECKING:
@@ -131,21 +131,34 @@ def run_check(
     """
     started = datetime.now(UTC)
     given = given or Given()
-    if given.inputs is not None and not Path(baseline).is_file():
-        raise KdedgeError(f"--inputs {given.inputs}: {baseline} brings its own inputs, on which both sides are timed")
+    refuse_inputs(baseline, given)
     before = sides_of(baseline, store, given, folder / "baseline")
     others = next(iter(before.values())).job.buckets[0] if len(before) == 1 else None
     after = sides_of(candidate, store, replace(given, others=others), folder / "candidate")
-    if len(before) == len(after) == 1:  # two artifacts are compared whatever they are called
-        before, after = {WHOLE: next(iter(before.values()))}, {WHOLE: next(iter(after.values()))}
+    before, after = _by_the_same_keys(before, after)
     keys = sorted(set(before) & set(after))
     if not keys:
-        raise KdedgeError(f"{baseline} and {candidate} have nothing in common: {_listed(before)} and {_listed(after)}")
+        advice = "; name a single bundle to compare it with" if WHOLE in before or WHOLE in after else ""
+        raise KdedgeError(f"{baseline} and {candidate} have nothing in common: {_listed(before)} and {_listed(after)}{advice}")
     there, after = set(after), {key: with_inputs_of(after[key], before[key]) for key in keys}
     stamps = {file: stamp for key in keys for file, stamp in _stamps(before[key], after[key]).items()}
     cells = _Family(before, after, stamps, open_devices(devices), settings, folder, history, told).cells()
     missing = tuple(f"{key} stands in {baseline if key in before else candidate} only" for key in sorted(before.keys() ^ there))
     return CheckReport(baseline, candidate, settings, cells, missing, started, tuple(sorted(set(before) - there)))
+
+
+def _by_the_same_keys(before: dict[str, Arm], after: dict[str, Arm]) -> tuple[dict[str, Arm], dict[str, Arm]]:
+    """Two artifacts are compared whatever they are called. One that was named by itself is held against its own kind in a run, and the
+    others of that were not asked for."""
+    if len(before) == len(after) == 1:
+        return {WHOLE: next(iter(before.values()))}, {WHOLE: next(iter(after.values()))}
+    alone = before.get(WHOLE) or after.get(WHOLE)
+    key = WHOLE if alone is None else key_of(alone)
+    if alone is None or not key:
+        return before, after
+    named, run = {key: alone}, after if WHOLE in before else before
+    of_run = {key: run[key]} if key in run else dict(run)
+    return (named, of_run) if WHOLE in before else (of_run, named)
 
 
 @dataclass(frozen=True)
@@ -313,6 +326,29 @@ def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, A
         f"{named}: there is no such file, bundle or folder of a run, no baseline of this name ({kept}), and no run with bundles of it in {runs}"
         + advice
     )
+
+
+def single_arm(named: str, store: Path, given: Given, folder: Path) -> Arm:
+    """`sides_of` for what must be one artifact.
+
+    Raises:
+        KdedgeError: it is none, or several.
+    """
+    arms = sides_of(named, store, given, folder)
+    if len(arms) > 1:
+        root = Path(named) if holds_bundles(Path(named)) else store.parent / "runs" / named
+        raise KdedgeError(f"{named} holds {len(arms)} artifacts ({', '.join(arms)}): name the bundle of one, below {root / 'bundles'}")
+    return next(iter(arms.values()))
+
+
+def refuse_inputs(named: str, given: Given) -> None:
+    """Inputs are for model files that come alone: what brings its own would never see them.
+
+    Raises:
+        KdedgeError: inputs are given for something else.
+    """
+    if given.inputs is not None and not Path(named).is_file():
+        raise KdedgeError(f"--inputs {given.inputs}: {named} brings its own inputs, on which both sides are timed")
 
 
 def _environment_notes(baseline: Arm, device: DeviceIdentity) -> list[str]:

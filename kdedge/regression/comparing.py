@@ -15,10 +15,10 @@ from kdedge.bundle.manifest import MANIFEST, read_manifest
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
-from kdedge.errors import DataError, KdedgeError, MeasurementError
+from kdedge.errors import DataError, MeasurementError
 from kdedge.latency.check import Arm, Checked, CheckSettings, check, differences
 from kdedge.regression.arms import Given, with_inputs_of
-from kdedge.regression.checking import sides_of
+from kdedge.regression.checking import refuse_inputs, single_arm
 from kdedge.runtimes.job import Result
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def compare(
         KdedgeError: one is not there, damaged or cannot be run, or their inputs or outputs cannot be put side by side.
     """
     given = given or Given()
+    refuse_inputs(first, given)
     one = _side(first, store, given, folder / "first")
     other = _side(second, store, replace(given, others=one.arm.job.buckets[0]), folder / "second")
     other = replace(other, arm=with_inputs_of(other.arm, one.arm))
@@ -154,11 +155,7 @@ def medians_of(checked: Checked) -> dict[str, float | None]:
 
 
 def _side(named: str, store: Path, given: Given, folder: Path) -> Side:
-    path = Path(named)
-    arms = sides_of(named, store, given, folder)
-    if len(arms) > 1:
-        raise KdedgeError(f"{named} holds {len(arms)} artifacts ({', '.join(arms)}): name the bundle of one, below {path / 'bundles'}")
-    arm = next(iter(arms.values()))
+    path, arm = Path(named), single_arm(named, store, given, folder)
     whole = (path / MANIFEST).is_file()
     return Side(arm, _golden(path) if whole else tuple(arm.job.buckets), _size(arm))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from regression_world import model
+from regression_world import make_world, model
 
+from kdedge.cli.keeping import set_here
 from kdedge.errors import KdedgeError, WorkspaceError
 from kdedge.latency.check import Arm
 from kdedge.regression.arms import WHOLE, Given, arms_of
@@ -102,3 +106,40 @@ def test_a_store_that_cannot_be_written_is_a_sentence(arm: Arm, tmp_path: Path) 
     (tmp_path / "store").write_text("a file")
     with pytest.raises(WorkspaceError, match="cannot be kept"):
         set_baseline("released", arm, "local", {}, tmp_path / "store")
+
+
+def test_writers_of_one_baseline_do_not_mix(arm: Arm, tmp_path: Path) -> None:
+    other = arms_of(model(tmp_path / "other.onnx", 2.0), Given(sizes=("batch=3",)), tmp_path / "other")[WHOLE]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: set_baseline("released", (arm, other)[number % 2], "local", {}, tmp_path / "store"), range(40)))
+    assert len(found) == 40
+    assert read_baseline("released", tmp_path / "store").arm.sha256 in (arm.sha256, other.sha256)
+    assert names(tmp_path / "store") == ("released",)
+
+
+def test_a_disk_that_is_full_leaves_the_baseline_that_was_set_and_nothing_else(arm: Arm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "store"
+    before = set_baseline("released", arm, "local", ENVIRONMENT, store)
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(WorkspaceError, match=r"the baseline `released` cannot be kept in .*: No space left on device"):
+        set_baseline("released", arm, "board", {}, store)
+    assert read_baseline("released", store) == before
+    assert [path.name for path in store.iterdir()] == ["released"]
+
+
+def test_a_run_of_the_workspace_is_set_by_its_name(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world", monkeypatch)
+    shutil.copytree(whole_bundle, tmp_path / "runs" / "kept" / "bundles" / "one")
+    set_here("released", "kept", "same", None, (), tmp_path, False)
+    assert read_baseline("released", tmp_path / "baselines").arm.sha256 == arms_of(whole_bundle, Given(), tmp_path / "in")[WHOLE].sha256
+    with pytest.raises(KdedgeError, match="absent: there is no such file, bundle or folder of a run, no baseline of this name"):
+        set_here("released", "absent", "same", None, (), tmp_path, False)
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 3), np.float32))
+    with pytest.raises(KdedgeError, match=r"--inputs .*x\.npz: kept brings its own inputs"):
+        set_here("released", "kept", "same", tmp_path / "x.npz", (), tmp_path, False)
+    set_here("released", str(world.before), "same", tmp_path / "x.npz", (), tmp_path, False)

@@ -178,6 +178,20 @@ def test_a_run_of_the_workspace_is_known_by_its_name(whole_bundle: Path, tmp_pat
         run(world, "same", sides=(str(before), str(apart)))
 
 
+def test_a_bundle_is_held_against_its_own_kind_in_a_run(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world", monkeypatch)
+    one, two = ("onnxruntime-x86", "fp32"), ("onnxruntime-x86", "int8")
+    large = a_run(tmp_path / "large", whole_bundle, one, two)
+    bundle = str(large / "bundles" / "bundle-1")
+    set_baseline("released", arms_of(Path(bundle), Given(), world.folder / "in")[WHOLE], "same", {}, world.folder / "store")
+    for sides in ((bundle, str(large)), (str(large), bundle), ("released", str(large))):
+        report = run(world, "same", sides=sides)
+        assert [(cell.key, cell.state) for cell in report.cells] == [("onnxruntime-x86/int8", "equivalent")]
+        assert (report.missing, report.lost, report.exit_code) == ((), (), 0)
+    with pytest.raises(KdedgeError, match=r"nothing in common: before and onnxruntime-x86/fp32, .*; name a single bundle to compare it with"):
+        run(world, "same", sides=(str(world.before), str(large)))
+
+
 def test_a_baseline_that_was_set_elsewhere_runs_again_and_the_report_says_what_is_other(world: World) -> None:
     arm = arms_of(world.before, Given(sizes=("batch=1",)), world.folder / "in")[WHOLE]
     set_baseline("released", arm, "other", {"cpu": "another"}, world.folder / "store")
