@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kdedge.latency.change_points import ChangePoint, change_points
 from kdedge.latency.history.records import Point, SeriesKey
 
@@ -80,12 +82,17 @@ def lines_of(trend: Trend) -> Iterator[str]:
 
 
 def plot(values: Sequence[float], width: int = WIDTH) -> str:
-    """Blocks from the lowest value to the highest; the last `width` values, one character each."""
-    shown = values[-width:]
-    low, high = min(shown), max(shown)
-    if high == low:
-        return _BLOCKS[0] * len(shown)
-    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / (high - low) * len(_BLOCKS)))] for value in shown)
+    """Blocks from the lowest value to the highest; the last `width` values, one character each. A lone spike must not press the others together: what
+    lies far outside the middle nine tenths is drawn at the end of the scale, as `^` or `v`."""
+    shown = np.asarray(values[-width:], dtype=np.float64)
+    inner = np.quantile(shown, [0.05, 0.95])
+    reach = float(inner[1] - inner[0])
+    near = shown[(shown >= inner[0] - reach) & (shown <= inner[1] + reach)] if reach > 0 else shown
+    low, high = float(near.min()), float(near.max())
+    last, scale = len(_BLOCKS) - 1, (high - low) or 1.0
+    return "".join(
+        "^" if value > high else "v" if value < low else _BLOCKS[min(last, int((value - low) / scale * len(_BLOCKS)))] for value in shown.tolist()
+    )
 
 
 def _day(point: Point) -> str:

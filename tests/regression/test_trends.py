@@ -72,6 +72,10 @@ def test_blocks_go_from_the_lowest_to_the_highest_and_the_newest_are_shown() -> 
     assert plot([5.0] * 100 + [6.0]) == "▁" * (WIDTH - 1) + "█"
 
 
+def test_a_lone_spike_does_not_hide_a_step() -> None:
+    assert plot([8.0, 8.1] * 5 + [12.0] + [8.0, 8.1] * 5 + [8.5, 8.6] * 5 + [3.0]) == "▁▂" * 5 + "^" + "▁▂" * 5 + "▇█" * 5 + "v"
+
+
 def test_of_a_long_history_the_newest_are_looked_at_for_steps(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdedge.regression.trends.LOOKED_AT", 24)
     wiggle = (0.0, 0.002, -0.001, 0.001, -0.002, 0.0015)
