@@ -10,7 +10,7 @@ from kdedge.installed import need
 from kdedge.regression.checking import CheckedCell, CheckReport
 from kdedge.regression.junit import junit_xml
 from kdedge.regression.markdown import markdown
-from kdedge.regression.wording import CERTAIN, spoken_counts
+from kdedge.regression.wording import CERTAIN, notes_of, reason_of, spoken_counts
 
 
 def _page(report: CheckReport) -> str:
@@ -37,7 +37,7 @@ def lines_of(report: CheckReport) -> Iterator[str]:
 def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:
     verdict = cell.decisive.verdict
     where = f"{cell.key + ' ' if cell.key else ''}on {cell.device}"
-    yield f"{cell.state} ({where}): {verdict.reason}" if not alone or cell.key else f"{cell.state} on {cell.device}: {verdict.reason}"
+    yield f"{cell.state} ({where}): {reason_of(cell)}" if not alone or cell.key else f"{cell.state} on {cell.device}: {reason_of(cell)}"
     counted = [verdict.pairs[number] for number in verdict.counted]
     if counted:
         yield f"  {len(counted)} of {len(verdict.pairs)} pairs count, at look {verdict.look} of {len(verdict.rule.looks.pairs)}"
@@ -46,7 +46,7 @@ def _lines_of_cell(cell: CheckedCell, alone: bool) -> Iterator[str]:
     if verdict.detectable_after is not None and verdict.detectable_after < CERTAIN:
         noise = f"{100 * (verdict.noise or 0.0):.2f} %"
         yield f"  a slow-down of {100 * verdict.detectable_after:.1f} % would have been found with 80 % at this noise ({noise})"
-    yield from (f"  {note}" for note in (*cell.notes, *verdict.notes))
+    yield from (f"  {note}" for note in notes_of(cell))
 
 
 def check_outputs(outputs: Mapping[str, Path | None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,14 @@ def test_lines_say_each_verdict_and_then_that_of_all() -> None:
     assert lines[-2] == "not compared: gpu/fp32 stands in models/before.onnx only"
     (alone,) = [line for line in lines_of(report(cell(checked(EQUAL)))) if not line.startswith(" ")]
     assert alone.startswith("equivalent on board: ")
+
+
+def test_a_terminal_says_why_a_second_measurement_changed_the_verdict_and_that_times_are_made_up() -> None:
+    twice = cell(checked(SLOW), again=checked(EQUAL), state="inconclusive", notes=("flagged, and measured again: equivalent",))
+    first, *others = lines_of(report(replace(twice, kind="simulated")))
+    assert first.startswith("inconclusive on board: flagged, and measured again: equivalent; median is not slower by 3 %")
+    assert others.count("  the device is simulated: its times are made up") == 1
+    assert not any("simulated" in line for line in lines_of(report(twice)))
 
 
 def test_what_makes_a_check_with_a_lost_artifact_inconclusive_stands_first() -> None:
