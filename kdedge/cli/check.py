@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         on: OnDevices = None,
         margin: MarginOption = "3%",
         alpha: Annotated[float, typer.Option("--alpha", help="The chance of a false alarm at the margin.")] = 0.01,
-        pairs: Annotated[int, typer.Option("--pairs", help="Pairs of launches.")] = 16,
+        pairs: Annotated[int, typer.Option("--pairs", help="Pairs of launches; with --time-budget as many as fit.")] = 16,
         looks: Annotated[int, typer.Option("--looks", help="How often the verdict may be tried on the way; alpha is shared.")] = 2,
         time_budget: Annotated[str, typer.Option("--time-budget", metavar="TIME", help="Fit launches into this, such as 60s or 5min.")] = "",
         seed: Annotated[int, typer.Option("--seed", help="Draws which of both begins.")] = 0,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kdedge import progress
 from kdedge.errors import KdedgeError
+from kdedge.installed import need
 
 if TYPE_CHECKING:
     from kdedge.latency.check import CheckSettings
@@ -156,11 +157,12 @@ def history_of(named: str, workspace: Path) -> History | None:
     """The history that was named, by an option or by KDEDGE_HISTORY; else the workspace's. None where `none` was said.
 
     Raises:
-        KdedgeError: it cannot be opened.
+        KdedgeError: it cannot be opened, or what opens it is not installed.
     """
     chosen = named or os.environ.get(HISTORY_VARIABLE, "") or str(workspace / "history.sqlite")
     if chosen == "none":
         return None
+    need("a history of launches (`--history none` does without)", "history", "sqlalchemy", "alembic")
     from kdedge.latency.history.store import open_history
 
     return open_history(chosen)

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
         ],
         second: Annotated[str, typer.Argument(metavar="B", help="The same, of what is compared with A.", show_default=False)],
         on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Where to run both.")] = "local",
-        pairs: Annotated[int, typer.Option("--pairs", help="Pairs of launches.")] = 16,
+        pairs: Annotated[int, typer.Option("--pairs", help="Pairs of launches; with --time-budget as many as fit.")] = 16,
         time_budget: Annotated[str, typer.Option("--time-budget", metavar="TIME", help="Fit launches into this, such as 60s or 5min.")] = "",
         inputs: Annotated[Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Inputs of model files that come alone.")] = None,
         size: Annotated[list[str] | None, typer.Option("--size", metavar="NAME=N", help="A dimension that varies, where inputs are drawn.")] = None,

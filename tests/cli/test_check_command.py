@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -172,3 +173,12 @@ def test_a_file_that_cannot_be_written_costs_no_verdict(kdedge: Program, world: 
     assert ended.out.startswith("regressed on slower: ")
     assert json.loads(ended.out.splitlines()[-1])["state"] == "regressed"
     assert ended.err.endswith("workspace error: /dev/full cannot be written: No space left on device\n")
+
+
+def test_where_no_history_can_be_kept_it_says_how_to_do_without(kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    ended = kdedge("check", *BOTH, "--on", "same")
+    assert (ended.code, ended.out) == (2, "")
+    assert "a history of launches (`--history none` does without) needs `sqlalchemy`" in ended.err
+    assert "pip install 'kdedge[history]'" in ended.err
+    assert kdedge("check", *BOTH, "--on", "same", "--history", "none").code == 0
