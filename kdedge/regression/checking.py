@@ -206,7 +206,7 @@ class _Family:
             self.told(f"{_label(key, device.name)} is flagged and is measured again")
             again, more = self._one(key, device, replace(self.settings, seed=self.settings.seed + 1), work)
             state = _as_state(confirmed("regressed", again.verdict.state))
-            notes += (*more, f"flagged, and measured again: {again.verdict.state}")
+            notes += (*more, _flag(found, p, self.size), f"flagged, and measured again: {again.verdict.state}")
         notes = (*_environment_notes(self.before[key], device), *notes)
         return CheckedCell(key, device.name, device.kind, device.fingerprint, found, again, state, p, notes)
 
@@ -261,6 +261,12 @@ class _Family:
             return known_noise(self.history, line, device), ()
         except WorkspaceError as error:
             return None, (f"the noise of earlier checks is not known: {error}",)
+
+
+def _flag(found: Checked, p: float, cells: int) -> str:
+    """What was seen when a cell was flagged: pages and tables show its second measurement."""
+    worst = min(found.verdict.tests, key=lambda test: test.p_regressed)
+    return f"the first measurement: {worst.metric} slower by {worst.effect}, p {p:.2g} by Holm over {cells} cells"
 
 
 def _stamps(*arms: Arm) -> dict[str, tuple[int, ...] | None]:

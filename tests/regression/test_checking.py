@@ -78,6 +78,8 @@ def test_a_flagged_cell_among_several_is_measured_again(world: World) -> None:
     assert slower.state == "regressed"
     assert slower.decisive is slower.again
     assert "flagged, and measured again: regressed" in slower.notes
+    effect = slower.first.verdict.tests[0].effect
+    assert f"the first measurement: latency_median slower by {effect}, p {slower.adjusted_p:.2g} by Holm over 2 cells" in slower.notes
     assert slower.adjusted_p <= 2 * slower.first.verdict.p_regressed
     assert report.exit_code == 1
 
