@@ -170,7 +170,7 @@ def judge(
     sd = noise(differences)
     after = detectable_among(differences, len(kept), rule.margin, rule.looks.share)
     needed = seconds = None
-    if state == "inconclusive" and sd is not None:
+    if state == "inconclusive" and sd is not None and not tests[0].note:  # more pairs of the same kind would not decide what is skewed
         needed = pairs_needed(sd, rule.margin, rule.looks.share)
         seconds = None if needed is None or pair_seconds is None else needed * pair_seconds
         reason += _what_would_decide(needed, seconds, wanted, rule)
@@ -250,7 +250,7 @@ def _state(
         return "improved", f"{_WORDS[first.metric]} is faster by more than {100 * rule.margin:g} %: {first.effect} (p {_shown(first.p_improved)})"
     if first.state == "equivalent":
         return "equivalent", f"{_WORDS[first.metric]} is not slower by {100 * rule.margin:g} %: {first.effect} (p {_shown(first.p_equivalent)})"
-    return "inconclusive", f"{_WORDS[first.metric]} {_untold(first, rule)}"
+    return "inconclusive", f"{_WORDS[first.metric]} {_untold(first, rule)}" + (f"; {first.note}" if first.note else "")
 
 
 def _untold(test: MetricTest, rule: CheckRule) -> str:
