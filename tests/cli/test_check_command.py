@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -182,3 +183,18 @@ def test_where_no_history_can_be_kept_it_says_how_to_do_without(kdedge: Program,
     assert "a history of launches (`--history none` does without) needs `sqlalchemy`" in ended.err
     assert "pip install 'kdedge[history]'" in ended.err
     assert kdedge("check", *BOTH, "--on", "same", "--history", "none").code == 0
+
+
+def test_a_job_that_ci_ends_leaves_what_ctrl_c_leaves(kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("not kdedge"))  # else the signal would end the tests
+    monkeypatch.setattr("kdedge.latency.check.run_launch", lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        for command in ("check", "compare"):
+            ended = kdedge(command, *BOTH, "--on", "same")
+            assert (ended.code, heard) == (2, [])
+            assert "interrupted: " in ended.err
+        signal.raise_signal(signal.SIGTERM)  # the handler of before is back
+        assert heard == ["not kdedge"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
