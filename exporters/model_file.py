@@ -26,16 +26,22 @@ def load_model(path: Path) -> ir.Model:
     """Read an ONNX file, with external data beside it read into memory.
 
     Raises:
-        ExportError: the file cannot be read, or is not an ONNX model.
+        ExportError: the file cannot be read, is not an ONNX model, or holds no node; or a file that it keeps weights in is not beside it.
     """
     try:
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise ExportError(f"`{path}` cannot be read: {error.strerror or error}") from error
     except (DecodeError, onnx.checker.ValidationError) as error:
         raise ExportError(f"`{path}` is not an ONNX file: {error}") from error
-    if not proto.opset_import or not proto.graph.node:
+    if not proto.opset_import:
         raise ExportError(f"`{path}` is not an ONNX file: it holds no graph")
+    if not proto.graph.node:
+        raise ExportError(f"`{path}` holds a graph without a node: nothing in it computes; was the export cut short?")
+    try:
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ExportError(f"`{path}` keeps weights in other files, and they cannot be read; move them together with it: {error}") from error
     return ir.from_proto(proto)
 
 

@@ -124,7 +124,8 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Array]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not an .npz file; make one with numpy.savez(path, INPUT=array, ...)")
+        found = "an .npz file of which the end is missing (copied in part?)" if _starts_as_archive(path) else "not an .npz file"
+        raise DataError(f"{path} is {found}; make one with numpy.savez(path, INPUT=array, ...)")
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -138,6 +139,11 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Array]:
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read (arrays of Python objects are refused): {error}") from error
     return arrays
+
+
+def _starts_as_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 class _Stacked:

@@ -140,7 +140,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # protobuf and onnx raise many kinds; all mean the same here
         raise ExportError(f"{path} is not an ONNX file that can be read: {error}") from error
-    if not model.graph.node:
+    if not model.opset_import:
         raise ExportError(f"{path} is not an ONNX file: it holds no graph")
     initializers = {item.name for item in model.graph.initializer}
     return {

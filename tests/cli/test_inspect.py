@@ -67,6 +67,14 @@ def test_what_is_no_onnx_file_is_named(kdedge: Program, tmp_path: Path, content:
     assert "defect" not in ended.err
 
 
+def test_a_graph_without_a_node_is_shown_as_what_it_is(kdedge: Program, tmp_path: Path) -> None:
+    through = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [through], [through], [])), str(tmp_path / "empty.onnx"))
+    ended = kdedge("inspect", "empty.onnx")
+    assert (ended.code, ended.err) == (0, "")
+    assert "operators: -" in ended.out.splitlines()
+
+
 def test_an_unknown_dialect_is_named_with_the_known_ones(kdedge: Program, quantized: Path) -> None:
     ended = kdedge("inspect", quantized, "--dialect", "opnvino")
     assert ended.code == 2

@@ -128,6 +128,13 @@ def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
         pass
 
 
+def test_an_archive_that_was_copied_in_part_is_said_to_be_one(tmp_path: Path) -> None:
+    whole = written(tmp_path / "c.npz", image=floats(3, 3, 4, 4)).read_bytes()
+    (tmp_path / "c.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"c\.npz is an \.npz file of which the end is missing"), Examples(tmp_path / "c.npz", [IMAGE]):
+        pass
+
+
 def test_python_objects_are_refused_and_never_loaded(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
