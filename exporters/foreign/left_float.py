@@ -39,12 +39,17 @@ class FloatNode:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the multiplications in convolutions and matrix products, counted on one example, and of all their weights: how many are on integers."""
+    """Of the multiplications in convolutions and matrix products, counted on one example, and of all their weights: how many are on integers.
+
+    `inside`: how many of these nodes are inside of control flow. Their weights count, as float; their multiplications do not, since how often they
+    run depends on the input.
+    """
 
     operations: int
     integer_operations: int
     weights: int
     integer_weights: int
+    inside: int = 0
 
     @property
     def operations_share(self) -> float:
@@ -101,8 +106,6 @@ def _weights(node: ir.Node) -> int:
 def count_shares(path: Path, integers: Collection[str], feed: Feed) -> Shares:
     """Count multiplications of the graph at `path` on one call; `integers` are the names of the nodes that do theirs on integers.
 
-    Products inside of subgraphs are not counted: how often they run depends on the input.
-
     Raises:
         ExportError: the graph cannot be run.
     """
@@ -114,14 +117,21 @@ def count_shares(path: Path, integers: Collection[str], feed: Feed) -> Shares:
     model.graph.outputs.extend(touched[name] for name in asked if not touched[name].is_graph_output())
     (results,) = run(model, [feed], asked) if asked else ({},)
     shapes = {name: array.shape for name, array in (*held.items(), *results.items(), *feed.items())}
-    operations = integer_operations = weights = integer_weights = 0
+    hidden = [node for node in _inside(model) if node.op_type in WEIGHTED and not node.domain]
+    operations = integer_operations = integer_weights = 0
+    weights = sum(_constants(node) for node in hidden)
     for node in nodes:
         size = sum(int(held[str(value.name)].size) for value in node.inputs[:2] if value is not None and str(value.name) in held)
         count = _operations(node, *(shapes[str(value.name)] for value in (*node.inputs[:2], node.outputs[0])))
         operations, weights = operations + count, weights + size
         if node.name in integers:
             integer_operations, integer_weights = integer_operations + count, integer_weights + size
-    return Shares(operations, integer_operations, weights, integer_weights)
+    return Shares(operations, integer_operations, weights, integer_weights, len(hidden))
+
+
+def _constants(node: ir.Node) -> int:
+    """How many numbers a product multiplies by that do not depend on the input."""
+    return sum(int(array.size) for value in node.inputs[:2] if (array := constant(value)) is not None)
 
 
 def _operations(node: ir.Node, read: tuple[int, ...], weight: tuple[int, ...], made: tuple[int, ...]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,11 @@ class Quantized:
             "float": [asdict(one) for one in self.left],
             "share_on_integers": None
             if self.shares is None
-            else {"operations": self.shares.operations_share, "weights": self.shares.integer_weights / max(1, self.shares.weights)},
+            else {
+                "operations": self.shares.operations_share,
+                "weights": self.shares.integer_weights / max(1, self.shares.weights),
+                "nodes_inside_control_flow": self.shares.inside,
+            },
             "distance": {one.name: {name: figure.as_json() for name, figure in one.figures.items()} for one in self.distances},
             "passes": list(self.passes),
             "notes": list(self.notes),
@@ -108,8 +113,8 @@ def quantize_file(
     ranges: CalibratedRanges = workspace.stage(f"{_HERE}:observe_examples", prepared, data, settings.observing())
     if settings.recover or settings.observer == "best":
         ranges = workspace.stage(f"{_HERE}:recover_examples", prepared, ranges, data, settings, chosen)
-    with tempfile.TemporaryDirectory(prefix=".kdedge-", dir=out.absolute().parent) as temporary:
-        work = _Work(model, prepared, ranges, chosen.load(), Path(temporary) / out.name, settings, at_least)
+    with _beside(out) as temporary:
+        work = _Work(model, prepared, ranges, chosen.load(), temporary / out.name, settings, at_least)
         result = work.run(data, before)
         if result.written:
             work.result.replace(out)
@@ -133,6 +138,20 @@ def _check_places(model: Path, data: Path, out: Path) -> None:
         raise ExportError(f"{out}: give the name of a file that ends in .onnx")
     if out.exists() and out.samefile(model):
         raise ExportError(f"{out} is the model itself; give the result another name")
+    with _beside(out):
+        pass  # before the work, not after it
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder for trials on the disk of the result, so that the result only has to be renamed."""
+    parent = out.absolute().parent
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".kdedge-", dir=parent)
+    except OSError as error:
+        raise ExportError(f"{out}: nothing can be written in the folder {parent}: {error.strerror}; name another place with -o") from error
+    with temporary as name:
+        yield Path(name)
 
 
 @dataclass(frozen=True)

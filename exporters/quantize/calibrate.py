@@ -19,7 +19,17 @@ from kdedge.exporters.quantize.observers.choices import choices
 from kdedge.exporters.quantize.observers.seen import Seen
 from kdedge.exporters.quantize.observers.weights import searched_amplitudes, weight_extremes
 from kdedge.exporters.quantize.probe import BATCH, Probe
-from kdedge.exporters.quantize.ranges import OBSERVERS, Activation, ActivationRange, RangeTable, Structure, WeightRange, with_observer, write_table
+from kdedge.exporters.quantize.ranges import (
+    OBSERVERS,
+    Activation,
+    ActivationRange,
+    RangeTable,
+    Structure,
+    Weight,
+    WeightRange,
+    with_observer,
+    write_table,
+)
 from kdedge.exporters.quantize.roles import analyse
 from kdedge.exporters.quantize.wiring import constant, load
 from kdedge.progress import advance
@@ -65,15 +75,16 @@ def observe(
 
     The ranges of every observer are in it; those of `settings.observer` are chosen (mse where it is `best`, until a dialect has decided).
     `total`: examples that are expected, for progress only. `whole`: each batch is one call as it stands, and counts as one example (`Probe`).
-    `tolerant`: nodes that touch a tensor that is not finite (a mask of infinities) stay float, instead of being an error.
+    `tolerant`: nodes that touch a tensor or weight that is not finite (a mask of infinities) stay float, instead of being an error.
 
     Raises:
         ExportError: as `calibrate`; also where there is no batch at all.
     """
     model = load(path)
     structure = analyse(model)
-    keep_float = kept_float(model, settings.keep_float)
-    weights = _weight_ranges(model.graph, structure)
+    broken = _not_finite(model.graph, structure) if tolerant else ()
+    keep_float = tuple(dict.fromkeys((*kept_float(model, settings.keep_float), *(row.node for row in broken))))
+    weights = _weight_ranges(model.graph, structure, {row.name for row in broken})
     seen = {row.name: Seen() for row in structure.activations}
     samples = 0
     probe = Probe(model, list(seen), path.name, whole=whole, tolerant=tolerant)
@@ -119,12 +130,22 @@ def weight_range(name: str, axis: int, weight: Array) -> WeightRange:
     return WeightRange(name, axis, tuple(low.tolist()), tuple(high.tolist()), searched, (("minmax", widest), ("mse", searched)))
 
 
-def _weight_ranges(graph: Any, structure: Structure) -> tuple[WeightRange, ...]:
-    values = {value.name: value for node in graph for value in node.inputs if value is not None}
+def _not_finite(graph: Any, structure: Structure) -> tuple[Weight, ...]:
+    """The weights that hold an infinity or a NaN, of which no scale exists."""
+    values = _read_values(graph)
+    return tuple(row for row in structure.weights if (held := constant(values[row.name])) is not None and not np.isfinite(held).all())
+
+
+def _read_values(graph: Any) -> dict[str, Any]:
+    return {value.name: value for node in graph for value in node.inputs if value is not None}
+
+
+def _weight_ranges(graph: Any, structure: Structure, without: Collection[str]) -> tuple[WeightRange, ...]:
+    values = _read_values(graph)
     rows: dict[tuple[str, int], WeightRange] = {}
     for row in structure.weights:
         held = constant(values[row.name])
-        if held is None or (row.name, row.axis) in rows:
+        if held is None or row.name in without or (row.name, row.axis) in rows:
             continue
         rows[row.name, row.axis] = weight_range(row.name, row.axis, held)
     return tuple(rows.values())

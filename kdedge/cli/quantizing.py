@@ -96,7 +96,10 @@ def _facts(result: Quantized) -> Iterator[str]:
         counted = ""
         if shares is not None:
             weights = shares.integer_weights / max(1, shares.weights)
-            counted = f": {shares.operations_share:.1%} of the multiplications of convolutions and matrix products, {weights:.1%} of their weights"
+            where = " outside of control flow" if shares.inside else ""
+            counted = (
+                f": {shares.operations_share:.1%} of the multiplications of convolutions and matrix products{where}, {weights:.1%} of their weights"
+            )
         yield f"on integers: {nodes}{counted}"
         yield f"calibrated on {result.examples} examples" + (f"; graph passes: {', '.join(result.passes)}" if result.passes else "")
 

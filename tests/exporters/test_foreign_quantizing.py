@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,7 @@ def test_external_data_is_read_and_counts_in_the_size(tmp_path: Path) -> None:
     assert result.sizes[0] == apart.stat().st_size + (tmp_path / "weights.bin").stat().st_size
     assert opening.data_files(apart) == (tmp_path / "weights.bin",)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ExportError, match=r"m\.onnx"):
+    with pytest.raises(ExportError, match=r"m\.onnx` keeps weights in other files, and they cannot be read; move them together .*weights\.bin"):
         quantized(apart, graphs.images(tmp_path / "c.npz"))
 
 
@@ -258,6 +260,26 @@ def test_calls_with_a_state_and_a_scalar_are_given_whole_and_a_branch_stays_floa
     assert difference(outputs(out, feed), outputs(tmp_path / "m.onnx", feed))[1] < 0.05
 
 
+def test_weights_inside_of_control_flow_count_among_those_that_stay_float(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", frame=graphs.random(20, 1, 64), state=graphs.random(20, 2, 1, 32), rate=np.full(20, 16000))
+    result, _ = quantized(graphs.with_state(tmp_path / "m.onnx"), tmp_path / "c.npz")
+    assert result.shares is not None
+    assert (result.shares.integer_weights, result.shares.weights) == (64 * 32, 64 * 32 + 2 * 4 * 3)
+    assert result.as_json()["share_on_integers"]["nodes_inside_control_flow"] == 2
+
+
+def test_a_layer_whose_weight_is_not_finite_stays_float_and_the_others_do_not(tmp_path: Path) -> None:
+    model = onnx.load(str(graphs.classifier(tmp_path / "m.onnx")))
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0, 0, 0] = -np.inf
+    weight.CopyFrom(numpy_helper.from_array(values, "w2"))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    result, _ = quantized(tmp_path / "m.onnx", graphs.images(tmp_path / "c.npz"))
+    assert result.integer == ("first",)
+    assert {one.node: one.reason for one in result.left}["second"] == "it reads or makes a tensor that is not finite on an example"
+
+
 def test_operators_of_one_runtime_stay_float_and_what_follows_them_is_quantized_all_the_same(tmp_path: Path) -> None:
     result, out = quantized(graphs.of_microsoft(tmp_path / "m.onnx"), graphs.rows(tmp_path / "c.npz"))
     assert result.integer == ("first", "second")
@@ -351,6 +373,24 @@ def test_what_is_no_graph_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ExportError, match=r"m\.onnx` is not an ONNX file"):
         quantized(tmp_path / "m.onnx", graphs.images(tmp_path / "c.npz"))
+
+
+def test_a_graph_without_a_node_is_named_as_that(tmp_path: Path) -> None:
+    model = graphs.save(tmp_path / "m.onnx", [], [graphs.described("x", ["n", 32])], [graphs.described("x", ["n", 32])], [])
+    with pytest.raises(ExportError, match=r"m\.onnx` holds a graph without a node"):
+        quantized(model, graphs.rows(tmp_path / "c.npz"))
+
+
+def test_a_folder_that_takes_no_file_is_named_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refusing)
+    with pytest.raises(ExportError, match=r"out\.onnx: nothing can be written in the folder .*: Read-only file system; name another place"):
+        quantized(graphs.classifier(tmp_path / "m.onnx"), graphs.images(tmp_path / "c.npz"))
+    assert not list((tmp_path / "work").rglob("*.onnx"))
+
+
+def refusing(prefix: str, dir: Path) -> None:
+    """Makes no folder."""
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir / prefix))
 
 
 def test_a_model_that_its_own_runtime_cannot_run_is_named_before_anything_is_done(tmp_path: Path) -> None:
