@@ -54,7 +54,8 @@ bench-distill: .venv-vision/.installed
 	    'numpy<2.5' 'networkx<=3.6.1' sympy
 	touch $@
 
-# After `make data`. Finished parts are kept in data/benchmarks/quantization; ONLY="--only resnet20" and the like go to the script.
+# After `make data`. Finished parts are kept in data/benchmarks/quantization, finished models in benchmarks/quantization_runs.jsonl;
+# ONLY="--only resnet20 --distill" and the like go to the script.
 bench-quantization: setup .venv-peers/.installed
 	$(BIN)/python benchmarks/quantization.py $(ONLY)
 

@@ -9,7 +9,9 @@ Run: python benchmarks/quantization.py [--only MODEL ...] [--distill] [--pairs 1
 of its own. The best peer of a runtime is the one whose files it runs with the smallest distance to the float model on the test examples, which is
 more than any user could know; kdedge's settings are chosen on the calibration examples. Every file runs in kdedge's own worker, one thread, batch 1;
 latency is compared in pairs of fresh processes, in ABBA order. It can be stopped at any time: finished parts are kept in DIR by the content of
-what they were made from. When all models are there, the table is written into docs/quantization_benchmark.md.
+what they were made from, and by the processor where it matters. A finished model is a line of benchmarks/quantization_runs.jsonl, which later starts
+read back, on whatever machine: so models may be measured on different days, each with all its quantizers on one machine. `--only` measures a model
+again. The table of all lines is written into docs/quantization_benchmark.md.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from quantization_contest import CONTESTS, Settings, contest
 from quantization_models import data_root
-from quantization_table import about, as_json, rows
+from quantization_runs import RUNS, Measured, keep, measured, page, read
+from quantization_table import HEAD
 from result_page import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,15 +46,22 @@ def main() -> None:
         raise SystemExit(f"{arguments.peers_python} is not there: `make bench-quantization` makes the peers' environment")
     state = (arguments.state or data_root() / "benchmarks" / "quantization").resolve()
     settings = SMOKE if arguments.smoke else Settings(pairs=arguments.pairs)
-    found: dict[str, Any] = {}
+    kept = not arguments.smoke and arguments.pairs > 0  # the smoke run's figures say nothing, and a line has latencies
+    found: dict[str, Measured] = read(RUNS) if kept else {}
     for name in arguments.only or CONTESTS:
         print(f"== {name}", flush=True)
+        if not arguments.only and name in found and (found[name].distilled or not arguments.distill or not CONTESTS[name].distilled):
+            print(f"  read back: {found[name].day}, {found[name].machine}; `--only {name}` measures it again", flush=True)
+            continue
         folder = state / ("smoke" if arguments.smoke else "") / name
-        found[name] = contest(name, folder, state, arguments.peers_python.absolute(), settings, arguments.distill)
-        print("\n".join(rows({name: found[name]})), flush=True)
-    if len(found) == len(CONTESTS) and not arguments.smoke and arguments.pairs:
-        write_between(PAGE, "quantization", [*rows(found), "", about(found)])
-    print(json.dumps({"benchmark": "quantization", "models": {name: as_json(result) for name, result in found.items()}}))
+        run = measured(name, contest(name, folder, state, arguments.peers_python.absolute(), settings, arguments.distill))
+        print("\n".join([*HEAD, *run.rows]), flush=True)
+        if kept and not keep(RUNS, run):
+            print(f"  the line of {name} stays as it was: it has the trained arm, which this run has not (--distill)", flush=True)
+        found = read(RUNS) if kept else {**found, name: run}
+        if kept:
+            write_between(PAGE, "quantization", page(found))
+    print(json.dumps({"benchmark": "quantization", "models": {name: {**run.figures, "day": run.day} for name, run in found.items()}}))
 
 
 if __name__ == "__main__":

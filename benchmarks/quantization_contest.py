@@ -16,7 +16,7 @@ import numpy as np
 from quantization_kdedge import DIALECTS
 from quantization_measure import AS_WRITTEN, Scores, classifier_scores, embedding_scores, paired_launches, program_of, run_all, weights_of
 from quantization_models import Array, Subject, prepare
-from result_page import saturates
+from result_page import processor, saturates
 
 from kdedge.source import closure_of, version_of
 
@@ -178,8 +178,9 @@ def _outputs(runtime: str, path: Path, subject: Subject, kept: Kept) -> tuple[Ar
     return np.load(stored, allow_pickle=False), json.loads(facts.read_text())
 
 
-def _said(runtime: str) -> tuple[str, str]:
-    return runtime, version_of(program_of(runtime))
+def _said(runtime: str) -> tuple[str, ...]:
+    """What figures depend on beside the files: the kernels of another processor give other outputs in other times."""
+    return runtime, version_of(program_of(runtime)), processor()
 
 
 # ---- finished parts --------------------------------------------------------------------------------------------------------

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantization_contest import DISTILLED, OURS, Found
 from quantization_kdedge import DIALECTS
 from quantization_measure import AS_WRITTEN, latency_ratio, ratio, regressed
-from result_page import integer_kernels, processor
 
 from kdedge.estimate import Estimate
 from kdedge.intervals import mean_estimate, median_estimate
-from kdedge.source import version_of
 
 HEAD = (
     "| model, runtime | quantizer | KL, or 1 - cosine, to float | agreement | ms | against the best peer | layers in int8 | seconds | MB |",
@@ -118,24 +115,19 @@ def as_json(result: Found) -> dict[str, Any]:
     }
 
 
-def about(found: Mapping[str, Found]) -> str:
-    """Where and on what the figures were taken."""
-    examples = ", ".join(f"{result.examples:,} for {name}" for name, result in found.items())
-    versions = ", ".join(f"{name} {version_of(name)}" for name in ("onnxruntime", "openvino"))
-    return (
-        f"Test examples: {examples}. Brackets are 95 % intervals: bootstrap over examples (ratios: over the same resampled ones), order statistics "
-        "over pairs of launches. Seconds: making the files of one runtime (kdedge: of both). MB: the largest resident size of the process (kdedge: "
-        "until its ranges are collected). `slower`: the whole interval lies beyond 1.02. "
-        f"One thread on {processor()}, {os.cpu_count()} cores, {integer_kernels()}; {versions}.{_of_dialects(found)}"
-    )
+MEANING = (
+    "Brackets are 95 % intervals: bootstrap over examples (ratios: over the same resampled ones), order statistics over pairs of launches. Seconds: "
+    "making the files of one runtime (kdedge: of both). MB: the largest resident size of the process (kdedge: until its ranges are collected). "
+    "`slower`: the whole interval lies beyond 1.02."
+)
 
 
-def _of_dialects(found: Mapping[str, Found]) -> str:
-    """What stands where kernels saturate, and why."""
-    if not any(AS_WRITTEN in result.scores for result in found.values()):
+def of_dialects(result: Found) -> str:
+    """What stands where kernels saturate, and why; "" elsewhere."""
+    if AS_WRITTEN not in result.scores:
         return ""
     return (
-        f" kdedge's files for onnxruntime are in the dialect {DIALECTS['onnxruntime'].name}, those for {AS_WRITTEN} in {DIALECTS[AS_WRITTEN].name}. "
+        f"; kdedge's files for onnxruntime are in the dialect {DIALECTS['onnxruntime'].name}, those for {AS_WRITTEN} in {DIALECTS[AS_WRITTEN].name}. "
         f"{AS_WRITTEN} is no runtime: ONNX Runtime without optimizations computes what a file says, each node by itself, as CPUs with VNNI would; "
-        "it has no latency. What onnxruntime gives is what this CPU makes of the files."
+        "it has no latency. What onnxruntime gives is what this CPU makes of the files"
     )
