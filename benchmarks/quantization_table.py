@@ -47,9 +47,15 @@ def _row(name: str, runtime: str, who: str, result: Found) -> str:
     integers = f"{executed.get('int8', 0)} of {executed.get('int8', 0) + executed.get('fp32', 0)}"
     spent = f"{made['seconds']:.0f}" if "seconds" in made else ""
     memory = f"{made['peak_memory_mb']:.0f}" if made.get("peak_memory_mb") else ""
-    label = f"**{who}**" if who in (OURS, DISTILLED) else f"{who} (best peer)" if who == best else who
+    label = f"**{who}**{_dropped(made, runtime, who)}" if who in (OURS, DISTILLED) else f"{who} (best peer)" if who == best else who
     versus = _versus(result, runtime, who) if who in (OURS, DISTILLED) else ""
     return f"| {name}, {runtime} | {label} | {figure} | {agreement} | {milliseconds} | {versus} | {integers} | {spent} | {memory} |"
+
+
+def _dropped(made: Mapping[str, Any], runtime: str, who: str) -> str:
+    """Where a training did not help, its file is that of the arm without it."""
+    steps = made.get("steps", {}).get(runtime, ()) if who == DISTILLED else ()
+    return "".join(" (dropped)" for step in steps if step["name"] == "aware" and not step["kept"])
 
 
 def _versus(result: Found, runtime: str, who: str) -> str:
@@ -118,7 +124,7 @@ def as_json(result: Found) -> dict[str, Any]:
 MEANING = (
     "Brackets are 95 % intervals: bootstrap over examples (ratios: over the same resampled ones), order statistics over pairs of launches. Seconds: "
     "making the files of one runtime (kdedge: of both). MB: the largest resident size of the process (kdedge: until its ranges are collected). "
-    "`slower`: the whole interval lies beyond 1.02."
+    "`slower`: the whole interval lies beyond 1.02. `dropped`: the training was judged not to help, and the file is the one without it."
 )
 
 

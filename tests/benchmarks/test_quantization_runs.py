@@ -71,6 +71,13 @@ def test_the_page_says_of_each_model_where_it_was_measured_and_which_are_missing
     assert text.endswith("\nNot measured yet: efficientnet-lite0, all-MiniLM-L6-v2.")
 
 
+def test_a_training_that_was_dropped_is_said_to_be_so(runs: ModuleType) -> None:
+    result = found(0.5, distilled=True)
+    for kept, label in ((True, "| **kdedge distilled** |"), (False, "| **kdedge distilled** (dropped) |")):
+        result.made["kdedge distilled"] = {"steps": {"onnxruntime": [{"name": "equalization", "kept": False}, {"name": "aware", "kept": kept}]}}
+        assert [label in row for row in runs.measured("resnet20", result).rows] == [False, True, False, False]
+
+
 def test_outputs_and_times_of_another_processor_are_not_taken_for_this_ones(runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     contest = importlib.import_module("quantization_contest")
     here = contest._said("onnxruntime")
