@@ -91,7 +91,7 @@ def largest_values(model: ir.Model, feeds: Sequence[Feed]) -> dict[str, float]:
 def _check(model: ir.Model) -> None:
     for node in model.graph:
         if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
-            raise ExportError(f"`{node.name}` ({node.op_type}) holds a subgraph, which cannot be made float16; leave fp16 out for this student")
+            raise ExportError(f"`{node.name}` ({node.op_type}) holds a subgraph, which cannot be made float16; leave fp16 out for this model")
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and opset_of(model) < SCALES_OPSET:
             raise ExportError(f"float16 scales of Q/DQ need opset {SCALES_OPSET}, the graph has {opset_of(model)}; raise its opset first")
 
