@@ -152,6 +152,7 @@ def learn(
     before = _gaps(judge, model, table, dialect, tensors)
 
     def as_it_was(note: str) -> Learned:
+        message(f"{dialect.name}: no quantization-aware distillation: {note}")
         same = judge.verdict(before, before)
         return Learned(tensors, table, RecoveryStep("aware", False, same.measure, same.before, same.after, note))
 

@@ -33,6 +33,7 @@ from kdedge.exporters.quantize.ranges import read_table, write_table
 from kdedge.exporters.quantize.tensors import read_tensors, write_tensors
 from kdedge.exporters.quantize.torch_graph import TorchGraph
 from kdedge.exporters.quantize.wiring import load
+from kdedge.progress import Silent, listening
 from kdedge.recipe import AwareSection, QuantizeSection
 
 SIZE = 16
@@ -138,6 +139,17 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(tmp_path: Pat
         trained(tmp_path / "run", path, lambda inputs: {"logits": torch.full((4, 10), torch.nan)})
 
 
+class Heard(Silent):
+    """Keeps what people are told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        """Keep it."""
+        self.said.append(text)
+
+
 def test_operators_that_cannot_be_trained_are_named_and_the_graph_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     model = graph("(float[b, 3, 3] image) => (float[b, 3, 3] y) { a = MatMul(image, w) d = Det(a) s = Reshape(d, shape) y = Mul(a, s) }",
@@ -145,7 +157,10 @@ def test_operators_that_cannot_be_trained_are_named_and_the_graph_stays_as_it_is
     save_model(model, path)
     inputs = np.random.default_rng(0).random((32, 3, 3), dtype=np.float32)
     table = observe(path, [{"image": inputs}], QuantizeSection())
-    found = learn(path, table, DIALECT, feeds(1), [{"image": inputs}], section(steps=1), folder=tmp_path)
+    heard = Heard()
+    with listening(heard):
+        found = learn(path, table, DIALECT, feeds(1), [{"image": inputs}], section(steps=1), folder=tmp_path)
+    assert heard.said == [f"{DIALECT.name}: no quantization-aware distillation: operators that cannot be trained here: Det"]
     assert not found.step.kept
     assert found.step.before == found.step.after
     assert "cannot be trained here: Det" in found.step.note
