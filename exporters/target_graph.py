@@ -18,7 +18,12 @@ from kdedge.exporters.request import Request
 from kdedge.installed import ONNX, need
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
+
+    from kdedge.artifact import CalibratedRanges
+    from kdedge.exporters.quantize.lower import LoweredReport
 
 #: What a shape that was fixed may differ by from the dynamic graph, relative to the output's scale.
 SAME = 1e-5
@@ -97,7 +102,7 @@ def _int8(request: Request, shaped: ir.Model, path: Path) -> tuple[ir.Model, tup
         source = Path(temporary) / "model.onnx"
         save_model(shaped, source)
         report = lower(source, ranges.table, dialect, path, ranges.weights)
-    notes = (*map(_told, ranges.steps), *report.notes)
+    notes = (*map(_told, ranges.steps), *_reasons(report, ranges))
     kept = {str(node.name) for node in shaped.graph if node.op_type in WEIGHTED} - set(report.weighted) | set(report.kept)
     if dialect.rest == "float16":
         model, more = _half(request, load_model(path))
@@ -105,6 +110,15 @@ def _int8(request: Request, shaped: ir.Model, path: Path) -> tuple[ir.Model, tup
         save_model(model, path)
     validate(path, dialect, kept)
     return load_model(path), notes
+
+
+def _reasons(report: LoweredReport, ranges: CalibratedRanges) -> Iterator[str]:
+    """What lowering noted; of the layers that the search for `mixed` chose, that it was the search."""
+    searched = {name for trial in ranges.trials if trial.chosen for name in trial.kept}
+    reasons = dict(report.reasons)
+    for note in report.notes:
+        name = next((name for name in searched if note.startswith(f"`{name}` (") and name in reasons), None)
+        yield note if name is None else note.replace(reasons[name], "chosen by the search for `mixed`")
 
 
 def _dynamic(request: Request, shaped: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:

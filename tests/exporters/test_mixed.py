@@ -25,6 +25,7 @@ from kdedge.artifact import (
     TensorSpec,
 )
 from kdedge.errors import Disconnected, ExportError
+from kdedge.exporters.asked import reasons_in
 from kdedge.exporters.build import build
 from kdedge.exporters.dialects import DIALECTS
 from kdedge.exporters.model_file import content_hash, load_model, save_model
@@ -126,6 +127,8 @@ def test_a_real_search_keeps_layers_float_until_the_budget_is_met_and_the_artifa
     artifact = build(TARGET, "mixed", dialect, world.graph, world.student, found, export, lineage, folder=world.folder / "artifact")
     assert artifact.precision == "mixed"
     assert artifact.trials == found.trials
+    reasons = reasons_in(artifact.notes)
+    assert {reasons[name] for name in chosen.kept} == {"chosen by the search for `mixed`"}
     assert {node.name for node in artifact.asked if node.precision == "fp32"} >= set(chosen.kept)
     assert any(node.precision == "int8" for node in artifact.asked)
     wired = readers(artifact.main.files[0])
