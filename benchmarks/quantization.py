@@ -28,7 +28,7 @@ from result_page import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "quantization_benchmark.md"
-SMOKE = Settings(calibration=32, test=128, pairs=2, steps=5)
+SMOKE = Settings(calibration=32, test=128, pairs=2, steps=5, held=64)
 
 
 def main() -> None:

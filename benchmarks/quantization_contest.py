@@ -31,12 +31,14 @@ MEMORY_GB = 12.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How many examples, pairs of launches and steps of distillation (None: all that there are, and as `quantization_kdedge.py` has it)."""
+    """How many examples, pairs of launches, steps of distillation and images that judge it (None: all that there are, and as `quantization_kdedge.py`
+    has it)."""
 
     calibration: int | None = None
     test: int | None = None
     pairs: int = 16
     steps: int | None = None
+    held: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def contest(name: str, folder: Path, cache: Path, peers_python: Path, settings: 
         out, found.made[peer] = _theirs(peer, peers_python, subject, kept)
         files[peer] = {runtime: out for runtime, peers in rules.peers.items() if peer in peers}
     for arm in (OURS, DISTILLED) if rules.distilled else (OURS,):
-        paths, made = _ours(arm, subject, kept, tuple(rules.peers), arm == OURS or distill, settings.steps)
+        paths, made = _ours(arm, subject, kept, tuple(rules.peers), arm == OURS or distill, settings)
         if made is not None:
             files[arm], found.made[arm] = paths, made
     for runtime in rules.peers:
@@ -106,11 +108,12 @@ def _theirs(peer: str, python: Path, subject: Subject, kept: Kept) -> tuple[Path
 
 
 def _ours(
-    arm: str, subject: Subject, kept: Kept, runtimes: tuple[str, ...], make: bool, steps: int | None
+    arm: str, subject: Subject, kept: Kept, runtimes: tuple[str, ...], make: bool, settings: Settings
 ) -> tuple[dict[str, Path], dict[str, Any] | None]:
     options = [word for runtime in runtimes for word in ("--runtime", runtime)]
     if arm == DISTILLED:
-        options += ["--distill", *(() if steps is None else ("--steps", str(steps)))]
+        fewer = {"--steps": settings.steps, "--held": settings.held}
+        options += ["--distill", *(word for name, count in fewer.items() if count is not None for word in (name, str(count)))]
     code = closure_of("quantization_kdedge")
     tools = [f"{tool} {version_of(tool)}" for tool in code.tools]
     dialects = [DIALECTS[runtime].name for runtime in runtimes]

@@ -1,6 +1,6 @@
 """kdedge's side of `quantization.py`, in a process of its own, so that its memory can be read as the peers' is.
 
-Run: python benchmarks/quantization_kdedge.py MODEL FOLDER OUT [--runtime NAME ...] [--plain] [--distill [--steps N]]
+Run: python benchmarks/quantization_kdedge.py MODEL FOLDER OUT [--runtime NAME ...] [--plain] [--distill [--steps N] [--held N]]
 
 FOLDER holds what `quantization_models.py` writes. Writes OUT/onnxruntime.onnx (in the dialect of this CPU), OUT/as-written.onnx (in that for VNNI)
 and OUT/openvino.xml, and prints one line of JSON: seconds and peak
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="ranges by the least squared error, no recovery")
     parser.add_argument("--distill", action="store_true", help="quantization-aware distillation from the float model, on the training images")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the distillation")
+    parser.add_argument("--held", type=int, help="images that judge the distillation; default: as many as in a recipe")
     arguments = parser.parse_args()
     subject = Subject(arguments.model, arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,8 @@ def _static(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         found = recover_graph(subject.float, table, batches_of(feeds), settings, dialect, arguments.out)
         ranges, weights, steps = found.table, found.weights, found.steps
         if arguments.distill:
-            ranges, weights, step = _distilled(subject, ranges, weights, dialect, feeds, arguments.steps, arguments.out / f"{runtime}-training")
+            training = arguments.out / f"{runtime}-training"
+            ranges, weights, step = _distilled(subject, ranges, weights, dialect, feeds, arguments.steps, training, arguments.held)
             steps = (*steps, step)
         report["steps"][runtime] = [asdict(step) for step in steps]
         report["notes"][runtime] = _write(subject, ranges, weights, dialect, arguments.out / f"{runtime}.onnx")
@@ -124,7 +126,9 @@ def _write(subject: Subject, table: Any, weights: Any, dialect: Dialect, out: Pa
     return list(lowered.notes)
 
 
-def _distilled(subject: Subject, table: Any, weights: Any, dialect: Dialect, held: Arrays, steps: int, folder: Path) -> tuple[Any, Any, Any]:
+def _distilled(
+    subject: Subject, table: Any, weights: Any, dialect: Dialect, seen: Arrays, steps: int, folder: Path, held: int | None = None
+) -> tuple[Any, Any, Any]:
     """Learn from the float model on training images that are no calibration examples; the gain is measured on others of them, as a recipe does.
 
     On all cores: it is what takes longest by far, no peer does it, and nothing is timed meanwhile.
@@ -135,8 +139,9 @@ def _distilled(subject: Subject, table: Any, weights: Any, dialect: Dialect, hel
     from kdedge.recipe import AwareSection
 
     with np.load(data_root() / "cifar10.npz", allow_pickle=False) as arrays:
-        others = arrays["x_train"][len(held["image"]) :]
-    judges, images = others[:HELD].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255), others[HELD:]
+        others = arrays["x_train"][len(seen["image"]) :]
+    count = HELD if held is None else held
+    judges, images = others[:count].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255), others[count:]
     section = AwareSection(steps=steps)
 
     def batches(first: int) -> Iterator[Arrays]:
