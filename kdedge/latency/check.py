@@ -262,6 +262,8 @@ class _Course:
                 self.pairs.append(self._pair(order, rule))
                 self.seconds.append(time.monotonic() - begun)
                 self._tell_noise()
+                if len(self.pairs) + len(replacements(self.pairs, wanted, first)) > most:
+                    return
 
     def _tell_noise(self) -> None:
         """Once, when enough pairs count. How far apart they are says nothing of which side is faster, so this is no look."""

@@ -244,8 +244,14 @@ def test_nothing_more_is_launched_once_too_many_pairs_are_lost(tmp_path: Path) -
     found = checked(tmp_path, scenario="throttle", throttle_at=0.0)
     verdict = found.verdict
     assert verdict.state == "invalid"
-    # Of the 16 declared pairs and their 2 spares 8 are left, and the first look needs 10.
-    assert (verdict.rule.looks.pairs, len(verdict.pairs)) == ((10, 16), 10)
+    # Of the 16 declared pairs and their 2 spares 9 are left, and the first look needs 10.
+    assert (verdict.rule.looks.pairs, len(verdict.pairs)) == ((10, 16), 9)
+
+
+def test_a_budget_is_not_spent_on_a_check_that_cannot_be_valid_any_more(tmp_path: Path) -> None:
+    found = checked(tmp_path, scenario="throttle", throttle_at=0.0, settings=replace(SETTINGS, looks=1))
+    # 16 pairs are needed, 2 more may be run in place of dropped ones, and the third is dropped.
+    assert (found.verdict.state, len(found.verdict.pairs)) == ("invalid", 3)
 
 
 def test_settings_that_can_decide_nothing_are_refused_before_anything_is_launched(tmp_path: Path) -> None:
