@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdedge.distill.spec import LABELS, TermSpec, TrainingSpec, wanted_of
-from kdedge.distill.terms import terms_of
+from kdedge.distill.terms import check_always, terms_of
 from kdedge.errors import RecipeError
 from kdedge.models.spec import ModelSpec
 from kdedge.recipe import DistillSection, StageSection, TeacherSection
@@ -170,9 +170,10 @@ def _terms(section: DistillSection, stage: StageSection | None, number: int, tau
     """The terms of one stage. `alone`: the first generation of all has nobody to learn from but the labels, so that these are left."""
     terms = _declared(section, stage, number, taught)
     left = tuple(term for term in terms if not (alone and term.needs_teacher))
+    key = _key_of(stage, number, "losses")
     if not left:
-        key = _key_of(stage, number, "losses")
         raise RecipeError(f"{key}: the first generation has no teacher, and every loss compares with one: add `ce`, or give the recipe a teacher")
+    check_always(left, key)
     return left
 
 

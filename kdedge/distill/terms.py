@@ -9,14 +9,13 @@ from typing import Any
 from kdedge.artifact import ImportPath
 from kdedge.distill.layers import ALL_PAIRS, FORMS, LayerPair, read_pairs
 from kdedge.distill.losses import LEARNED, LOSSES
+from kdedge.distill.ranges import range_of
 from kdedge.distill.schedule import LearnedTemperature, Schedule, is_number, read_fraction, read_schedule
 from kdedge.distill.signature import Signature, signature_of, signature_of_class
 from kdedge.distill.spec import PLAIN_TENSORS, TermSpec, TrainingSpec
 from kdedge.errors import RecipeError
 from kdedge.recipe import DistillSection, TrainSection
 
-# A division by these follows; the sign is checked here because a teacher may train for hours before the loss is first called.
-_POSITIVE = ("temperature",)
 # Keys that every entry may have besides the loss, its weight and its parameters.
 _LAYERS, _ADAPTER, _START, _STOP = "layers", "adapter", "start", "stop"
 
@@ -60,7 +59,27 @@ def terms_of(section: TrainSection, has_teacher: bool, losses: str | None = None
         terms.append(term)
     if not any(term.weight.largest > 0 for term in terms):
         raise RecipeError(f"{losses}: every weight is 0, so there is nothing to learn")
+    check_always(tuple(terms), losses)
     return tuple(terms)
+
+
+def check_always(terms: tuple[TermSpec, ...], key: str) -> None:
+    """See that some term counts at every moment of the run: a step without any would end it, maybe after hours.
+
+    Raises:
+        RecipeError: there is a moment without; `key` is the recipe's key of the losses.
+    """
+    edges = {0.0, *(edge for term in terms for edge in (term.start, term.stop, *(place for place, _ in term.weight.points)))}
+    places = sorted(place for place in edges if 0 <= place < 1)
+    # Between two edges a weight is 0 everywhere or nowhere.
+    between = [(left + right) / 2 for left, right in zip(places, [*places[1:], 1.0], strict=True)]
+    for place in sorted([*places, *between]):
+        if not any(term.active(place) for term in terms):
+            names = _listed(f"`{term.name}`" for term in terms)
+            raise RecipeError(
+                f"{key}: at {place:g} of the run no loss counts ({names}), so that nothing is learned there: let one count from 0 to 1 of the run, "
+                "as `{ce: 0.1}`, with a weight above 0"
+            )
 
 
 def _term(entry: Mapping[str, Any], key: str) -> TermSpec:
@@ -82,7 +101,9 @@ def _term(entry: Mapping[str, Any], key: str) -> TermSpec:
         weight=_weight(entry[name], f"{key}.{name}"),
         tensors=signature.tensors,
         parameters={
-            each: _parameter(value, signature.parameters[each], each, f"{key}.{each}") for each, value in rest.items() if each in signature.parameters
+            each: _parameter(value, signature.parameters[each], (name, each), f"{key}.{each}")
+            for each, value in rest.items()
+            if each in signature.parameters
         },
         layers=_layers(entry, (*signature.tensors, *own.tensors), name, key),
         learned=learned,
@@ -146,11 +167,11 @@ def _check_known(given: Mapping[str, Any], name: str, defaults: tuple[Mapping[st
         if parameter not in known:
             raise RecipeError(f"{key}.{parameter}: unknown key{_nearest(parameter, known)} (allowed: {_listed((name, *known, _START, _STOP))})")
         if parameter in defaults[1]:
-            _check_value(f"{key}.{parameter}", parameter, value, defaults[1][parameter])
+            _check_value(f"{key}.{parameter}", (name, parameter), value, defaults[1][parameter])
 
 
-def _parameter(value: Any, default: Any, name: str, key: str) -> Any:
-    if name == "temperature" and (value == "learned" or (isinstance(value, Mapping) and "learned" in value)):
+def _parameter(value: Any, default: Any, name: tuple[str, str], key: str) -> Any:
+    if name[1] == "temperature" and (value == "learned" or (isinstance(value, Mapping) and "learned" in value)):
         return _learned_temperature(value, key)
     if isinstance(value, Mapping) and isinstance(default, float):
         schedule = read_schedule(value, key)
@@ -174,7 +195,8 @@ def _learned_temperature(value: Any, key: str) -> LearnedTemperature:
     return LearnedTemperature(**{name: float(number) for name, number in settings.items()})
 
 
-def _check_value(key: str, name: str, value: Any, default: Any) -> None:
+def _check_value(key: str, name: tuple[str, str], value: Any, default: Any) -> None:
+    """`name`: the loss, and which of its parameters has this value."""
     if isinstance(default, bool):
         expected, fits = "true or false", isinstance(value, bool)
     elif isinstance(default, int):
@@ -187,8 +209,9 @@ def _check_value(key: str, name: str, value: Any, default: Any) -> None:
         return
     if not fits:
         raise RecipeError(f"{key}: must be {expected} (as the default, {default!r}), not {value!r}")
-    if name in _POSITIVE and value <= 0:
-        raise RecipeError(f"{key}: must be greater than 0, not {value!r}")
+    allowed = range_of(*name)
+    if allowed is not None and is_number(value) and not allowed.holds(value):
+        raise RecipeError(f"{key}: must be {allowed}, not {value!r}")
 
 
 def _layers(entry: Mapping[str, Any], tensors: tuple[str, ...], name: str, key: str) -> tuple[LayerPair, ...]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from kdedge.artifact import ImportPath
-from kdedge.distill.losses import LOSSES
+from kdedge.distill.losses import LEARNED, LOSSES
+from kdedge.distill.ranges import RANGES, range_of
+from kdedge.distill.signature import signature_of, signature_of_class
 from kdedge.distill.spec import TermSpec
 from kdedge.distill.terms import terms_of, training_spec
 from kdedge.errors import RecipeError
@@ -55,6 +57,20 @@ def test_a_training_spec_keeps_section_terms_and_augmentation() -> None:
         ([{}], "distill.losses[0]: is empty"),
         ([], "distill.losses: is empty"),
         ([{"ce": 0.0}], "distill.losses: every weight is 0"),
+        ([{"dkd": 1.0, "beta": -1}], "distill.losses[0].beta: must be at least 0, not -1"),
+        ([{"dkd": 1.0, "beta": {"0": 1.0, "1": -1.0}}], "distill.losses[0].beta.1: must be at least 0, not -1.0"),
+        ([{"dist": 1.0, "gamma": -1}], "distill.losses[0].gamma: must be at least 0, not -1"),
+        ([{"ttm": 1.0, "gamma": 0}], "distill.losses[0].gamma: must be greater than 0, not 0"),
+        ([{"rkd": 1.0, "layers": ["a"], "angle": -1}], "distill.losses[0].angle: must be at least 0, not -1"),
+        ([{"byot": 1.0, "layers": ["a", "b"], "alpha": 1.5}], "distill.losses[0].alpha: must be at least 0 and at most 1, not 1.5"),
+        ([{"crd": 1.0, "layers": ["a"], "negatives": 0}], "distill.losses[0].negatives: must be at least 1, not 0"),
+        ([{"crd": 1.0, "layers": ["a"], "momentum": 1.0}], "distill.losses[0].momentum: must be at least 0 and less than 1, not 1.0"),
+        ([{"vid": 1.0, "layers": ["a"], "initial_variance": 0}], "distill.losses[0].initial_variance: must be greater than 0, not 0"),
+        ([{"reviewkd": 1.0, "layers": ["a"], "middle": 0}], "distill.losses[0].middle: must be at least 1, not 0"),
+        ([{"kd": 1.0, "stop": 0.9}], "distill.losses: at 0.9 of the run no loss counts (`kd`), so that nothing is learned there"),
+        ([{"kd": 1.0, "start": 0.5}], "distill.losses: at 0 of the run no loss counts"),
+        ([{"kd": {"0": 0.0, "0.2": 1.0}}], "distill.losses: at 0 of the run no loss counts"),
+        ([{"ce": {"0": 1.0, "0.4": 0.0}}, {"kd": 1.0, "start": 0.6}], "distill.losses: at 0.4 of the run no loss counts (`ce`, `kd`)"),
         ([{"nowhere.at_all:loss": 1.0}], "distill.losses[0]: `nowhere.at_all:loss`: there is no module `nowhere.at_all`"),
     ],
 )
@@ -124,3 +140,19 @@ def test_a_stage_without_its_libraries_names_the_extra_that_brings_them(missing:
     code = f"import sys; sys.modules['{missing}'] = None; import kdedge.distill.{stage}"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert f"training needs `{missing}`, which is not installed; it comes with: pip install 'kdedge[train]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_number_that_a_loss_takes_has_a_range_that_holds_its_default(loss: str) -> None:
+    own = signature_of_class(ImportPath(LEARNED[loss])).parameters if loss in LEARNED else {}
+    numbers = {name: value for name, value in {**own, **signature_of(ImportPath(LOSSES[loss])).parameters}.items() if not isinstance(value, bool)}
+    for name, value in numbers.items():
+        allowed = range_of(loss, name)
+        assert allowed is not None, name
+        assert allowed.holds(value), name
+    assert set(RANGES.get(loss, {})) <= set(numbers)
+
+
+def test_some_loss_counts_at_every_moment_of_a_run() -> None:
+    assert len(_terms({"kd": 1.0, "stop": 0.5}, {"ce": 1.0, "start": 0.5})) == 2
+    assert len(_terms({"kd": {"0": 0.0, "0.2": 1.0}}, {"ce": {"0": 1.0, "0.5": 0.0, "1": 0.0}})) == 2
