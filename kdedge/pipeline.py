@@ -50,7 +50,7 @@ from kdedge.source import version_of
 from kdedge.targets import TARGETS
 from kdedge.tasks import TASKS
 from kdedge.trained import Comparison
-from kdedge.training import obtain_contestants, obtain_student, obtain_teacher, prepare_data, try_learners
+from kdedge.training import obtain_contestants, obtain_student, obtain_teacher, prepare_data, rehearse
 from kdedge.workspace import Workspace, explained
 
 Until = Literal["distill", "export", "validate", "profile", "bundle", "report"]
@@ -84,7 +84,7 @@ def run(
     data = prepare_data(recipe, workspace)
     # Each stage gets the part of the data that it may see: what learns never holds the test split, and other test data trains nothing again.
     training, calibrating, test = data.part("train"), data.part("train", calibration=True), data.part("test")
-    try_learners(recipe, training, workspace)
+    rehearse(recipe, data, workspace)
     teacher = obtain_teacher(recipe, training, workspace)
     student, lessons_taken = obtain_student(recipe, data, teacher, workspace)
     # All training is done before anything sees the test split.

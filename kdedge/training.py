@@ -9,7 +9,7 @@ from kdedge.checks import check_fit, keyed_learners, keyed_teachers, naming_key
 from kdedge.costs import keep_seconds
 from kdedge.data import samples_of, sources_of
 from kdedge.distill.contestants import Contestants, contestants, with_snapshots
-from kdedge.distill.lessons import Lesson, lessons
+from kdedge.distill.lessons import Lesson, lessons, rehearsals_of
 from kdedge.distill.room import decided, within_limit
 from kdedge.distill.spec import Shown, TeacherSpec, wanted_of_all
 from kdedge.distill.terms import training_spec
@@ -35,14 +35,14 @@ def prepare_data(recipe: Recipe, workspace: Workspace) -> PreparedData:
     return data
 
 
-def try_learners(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
-    """Build the student, and the models on the way to it, and run each once: what is wrong with them is said before a teacher is trained for hours.
+def rehearse(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
+    """Before a teacher is trained: run each model that will be taught, and take the first step of each lesson whose losses look inside the models or
+    are the user's own.
 
-    Of kdedge's own models all is known already: they are made for what the data holds.
+    Of kdedge's own models, and of its losses on outputs alone, all is known already: whatever they are given, they can be computed.
 
     Raises:
-        ModelError: one cannot be built, or cannot be run on the data's inputs.
-        TrainingError: one gives another number of classes than the data has.
+        ModelError, TrainingError: a run would end with this when its student begins to learn.
     """
     if recipe.distill is None:  # nothing is trained, and the student is looked at when it is taken
         return
@@ -50,6 +50,12 @@ def try_learners(recipe: Recipe, data: PreparedData, workspace: Workspace) -> No
         if not section.model.startswith("kdedge:"):
             with naming_key(key, section):
                 workspace.stage("kdedge.models.trial:try_out", resolve(section, data), label=key)
+    learning = replace(data, splits={name: split for name, split in data.splits.items() if name != "test"}, calibration=())
+    specs = tuple(spec.model for spec in teacher_specs(recipe, data.part("train")))
+    course = course_of(recipe, recipe.distill, learning, taught=bool(specs))
+    rehearsals = rehearsals_of(course, specs)
+    if rehearsals:
+        workspace.stage("kdedge.distill.rehearsal:rehearse", rehearsals, learning, recipe.seed)
 
 
 def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:

@@ -16,7 +16,7 @@ from kdedge.distill.tuning import HELD_OUT, VIEWS, Search, Tuning, about, for_tr
 from kdedge.errors import RecipeError
 from kdedge.recipe import CacheSection, Recipe
 from kdedge.report.tuning import publish_tuning
-from kdedge.training import ask_once, course_of, obtain_teacher, prepare_data, teacher_specs, try_learners
+from kdedge.training import ask_once, course_of, obtain_teacher, prepare_data, rehearse, teacher_specs
 from kdedge.workspace import Workspace, explained
 
 
@@ -38,7 +38,7 @@ def tune(
     space = space_around(section)
     search = ImportPath("kdedge.distill.tune:search").load()  # first, so that a missing package is told before a teacher is trained
     data = prepare_data(recipe, workspace).part("train")
-    try_learners(recipe, data, workspace)
+    rehearse(recipe, data, workspace)
     teacher = obtain_teacher(recipe, data, workspace)
     assert teacher is not None
     (lesson,) = course_of(recipe, section, data, taught=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdedge.distill.losses import LOSSES
 from kdedge.distill.spec import LABELS, TermSpec, TrainingSpec, wanted_of
 from kdedge.distill.terms import check_always, terms_of
 from kdedge.errors import RecipeError
@@ -75,6 +76,28 @@ def check_lessons(section: DistillSection, *, has_teacher: bool, has_unlabelled:
         raise RecipeError(f"{from_unlabelled[0]}: there are no unlabelled examples: name them as data.unlabelled")
     if has_unlabelled and not from_unlabelled:
         raise RecipeError("data.unlabelled: nothing learns from these examples: set distill.learn_from (or that of a stage) to unlabelled")
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A lesson whose first step is taken before any training, and the models that teach it."""
+
+    lesson: Lesson
+    teachers: tuple[ModelSpec, ...]
+
+
+def rehearsals_of(course: Sequence[Lesson], teachers: tuple[ModelSpec, ...]) -> tuple[Rehearsal, ...]:
+    """The lessons of a course with losses that may find something else in the models than they look for, each kind once: losses that look at layers,
+    that learn a part of their own, or that are the user's. `teachers`: the recipe's."""
+    found: dict[str, Rehearsal] = {}
+    for lesson in course:
+        terms = lesson.training.terms
+        if any(term.layers or term.learned is not None or term.name not in LOSSES for term in terms):
+            taught_by = lesson.taught_by
+            # One student that teaches shows layers, the average of several shows none: which ones they are makes no difference.
+            models = tuple(course[place].model for place in taught_by[:2]) if taught_by else teachers if taught_by is not None else ()
+            found.setdefault(repr((lesson.model, terms, models, lesson.learn_from)), Rehearsal(lesson, models))
+    return tuple(found.values())
 
 
 def check_inside(section: DistillSection, teachers: Sequence[TeacherSection]) -> None:

@@ -36,7 +36,7 @@ class Taps:
                 raise TrainingError(
                     f"{whose} has no layer `{path.module}`"
                     + (f"; nearest: {', '.join(near)}" if near else "")
-                    + " (`kdedge doctor RECIPE` lists what can be tapped)"
+                    + " (`kdedge doctor RECIPE --taps` lists what can be tapped)"
                 )
             if path.element is not None or isinstance(known[path.module], nn.Softmax):
                 self._as_they_are.add(layer)

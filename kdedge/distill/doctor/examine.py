@@ -35,13 +35,13 @@ from kdedge.distill.doctor.trials import remedy, trials
 from kdedge.distill.ensemble import Teacher
 from kdedge.distill.fingerprint import fingerprint
 from kdedge.distill.lessons import Lesson
+from kdedge.distill.rehearsal import stand_in
 from kdedge.distill.room import refused, why_not_kept
 from kdedge.distill.seeding import derived, reproducible, seed_everything
 from kdedge.distill.spec import Shown, wanted_of_all
 from kdedge.errors import KdedgeError
-from kdedge.models.class_names import class_map
 from kdedge.models.given import take
-from kdedge.models.load import build, load, to_files
+from kdedge.models.load import build, load
 from kdedge.models.spec import ModelSpec, spec_of
 from kdedge.recipe import CacheSection
 from kdedge.workspace import Workspace
@@ -198,17 +198,11 @@ class _Room:
         if lesson.taught_by is None:
             return None
         if not lesson.taught_by:
-            return case.teacher or self._stand_in([each.model for each in case.teachers])
-        return self._stand_in([case.lessons[place].model for place in lesson.taught_by])
+            return case.teacher or self._untrained([each.model for each in case.teachers])
+        return self._untrained([case.lessons[place].model for place in lesson.taught_by])
 
-    def _stand_in(self, specs: Sequence[ModelSpec]) -> TeacherFiles:
-        members = []
-        for number, spec in enumerate(specs):
-            folder = self._new_folder(f"stand-in-{number}")
-            seed_everything(derived(self.case.seed, "doctor", number))
-            members.append(take(spec, self.training, folder=folder) if spec.onnx is not None else to_files(spec, build(spec), folder))
-        maps = tuple(class_map(spec.classes, self.training.classes, f"`{spec.name}`") for spec in specs)
-        return TeacherFiles(tuple(members), (1 / len(members),) * len(members), maps=maps)
+    def _untrained(self, specs: Sequence[ModelSpec]) -> TeacherFiles:
+        return stand_in(specs, self.training, self.case.seed, self._new_folder("stand-in"))
 
     def _shapes(self, lesson: Lesson, files: TeacherFiles | None) -> dict[str, dict[str, tuple[int, ...]]]:
         shapes = {"student": _by_name(layers_of(build(lesson.model), lesson.model))}

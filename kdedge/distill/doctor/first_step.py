@@ -19,6 +19,7 @@ from kdedge.distill.schedule import Moment, Schedule
 from kdedge.distill.seeding import derived, seed_everything
 from kdedge.distill.spec import TermSpec, TrainingSpec, wanted_of_all
 from kdedge.distill.step import Scene, Step, place
+from kdedge.errors import TrainingError
 from kdedge.models.load import build
 from kdedge.models.spec import ModelSpec
 
@@ -34,7 +35,7 @@ class FirstStep:
     Every term counts, with its largest weight, also one that begins later in the run.
 
     Raises:
-        TrainingError, ModelError: as `kdedge.distill.step.Step`.
+        TrainingError, ModelError: as `kdedge.distill.step.Step`, or a gradient cannot be computed.
     """
 
     def __init__(self, model: ModelSpec, training: TrainingSpec, data: PreparedData, guide: Teacher | None, seed: int) -> None:
@@ -50,6 +51,10 @@ class FirstStep:
         self.batch: Batch = next(batches.from_step(0, 1))
         self.wanted = wanted_of_all(self.training.terms)
         self._answers = self._asked(self.batch)
+
+    def take(self) -> None:
+        """A whole step, for the errors that it meets."""
+        self._backward(self._step(self.training), self.training)
 
     def scales(self) -> list[TermScale]:
         """Each term alone: its value and the norm of its gradient with regard to the student, both before weighting."""
@@ -129,7 +134,10 @@ class FirstStep:
         scene = self._scene(self.batch, {what: self._answers[what] for what in wanted})
         seed_everything(derived(self.seed, "step", 0, 0))
         loss, values = step(scene, _START)
-        loss.backward()
+        try:
+            loss.backward()
+        except RuntimeError as error:  # a loss may be anybody's code
+            raise TrainingError(f"the gradient of the loss cannot be computed: {error}") from error
         return float(values.sum())
 
     def _scene(self, batch: Batch, answers: dict[str, Tensor]) -> Scene:
