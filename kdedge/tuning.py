@@ -37,21 +37,36 @@ def tune(
         raise RecipeError(f"{recipe.name}: has no {'`distill` section' if section is None else 'teacher'}, so there is no teacher's weight to search")
     space = space_around(section)
     search = ImportPath("kdedge.distill.tune:search").load()  # first, so that a missing package is told before a teacher is trained
-    data = prepare_data(recipe, workspace).part("train")
-    rehearse(recipe, data, workspace)
-    teacher = obtain_teacher(recipe, data, workspace)
+    whole = prepare_data(recipe, workspace).part("train")
+    rehearse(recipe, whole, workspace)
+    teacher = obtain_teacher(recipe, whole, workspace)
     assert teacher is not None
-    (lesson,) = course_of(recipe, section, data, taught=True)
-    rest, held_out = hold_out(data.splits["train"], HELD_OUT, recipe.seed)
-    data = replace(data, splits={"train": rest})
+    (lesson,) = course_of(recipe, section, whole, taught=True)
+    rest, held_out = hold_out(whole.splits["train"], HELD_OUT, recipe.seed)
+    data = replace(whole, splits={"train": rest})
     epochs = epochs or section.epochs
     wanted = tuple(dict.fromkeys(("logits", *wanted_of_all(lesson.training.terms))))
-    remembered = _is_remembered(teacher, wanted, data, section.cache, workspace)
+    remembered = _is_remembered(teacher, wanted, whole, section.cache, workspace)
     training = for_trials(lesson.training, epochs, views=section.views or min(epochs, VIEWS) if remembered else section.views)
     views = min(training.section.views or epochs, epochs) if remembered else 0
-    kept = ask_once(teacher, wanted, data, training.shown(recipe.seed), views, section.cache, workspace) if views else ()
-    what = Search(recipe.name, lesson.model, training, teacher, data, held_out, space, section.losses, wanted, kept, seed=recipe.seed, trials=trials)
-    what = replace(what, about=about(what, teacher_specs(recipe, data), workspace.file_digest))
+    # Asked about the whole, also what is held out: a run with the tuned recipe then finds all of it.
+    kept = ask_once(teacher, wanted, whole, training.shown(recipe.seed), views, section.cache, workspace) if views else ()
+    what = Search(
+        recipe=recipe.name,
+        student=lesson.model,
+        training=training,
+        teacher=teacher,
+        whole=whole,
+        data=data,
+        held_out=held_out,
+        space=space,
+        own=section.losses,
+        wanted=wanted,
+        cache=kept,
+        seed=recipe.seed,
+        trials=trials,
+    )
+    what = replace(what, about=about(what, teacher_specs(recipe, whole), workspace.file_digest))
     workspace.save()
     tuning: Tuning = search(what, storage or f"sqlite:///{workspace.root / 'tune' / 'trials.db'}")
     with workspace.alone(f"runs-{recipe.name}"), explained(workspace.root, "lay out what was found"):

@@ -16,8 +16,9 @@ from distill_world import CLASSES, SIDE, Tiny, spec
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from kdedge.artifact import ImportPath, PreparedData, TeacherFiles
+from kdedge.artifact import ImportPath, PreparedData, SplitSource, TeacherFiles
 from kdedge.data import open_examples
+from kdedge.data.examples import places_in_split
 from kdedge.distill.batches import Batches, Plan
 from kdedge.distill.cache import Remembered, fill
 from kdedge.distill.ensemble import Teacher
@@ -82,12 +83,23 @@ def kept(
 
 
 def both(
-    teacher: TeacherFiles, views: Sequence[CachedView], data: PreparedData, wanted: tuple[str, ...], shown: Shown, *, seed: int, batch_size: int
+    teacher: TeacherFiles,
+    views: Sequence[CachedView],
+    data: PreparedData,
+    wanted: tuple[str, ...],
+    shown: Shown,
+    *,
+    seed: int,
+    batch_size: int,
+    part: SplitSource | None = None,
 ) -> list[tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]]:
-    """What the teacher says live and what was kept, for every batch of three epochs in the order of a run with this seed."""
-    live, remembered = Teacher(teacher, "logits", wanted), Remembered(views, teacher, wanted, data, shown)
+    """What the teacher says live and what was kept, for every batch of three epochs in the order of a run with this seed. `part`: of the data that
+    the run learns from, where it is not all of it."""
+    examples = open_examples(part or data.splits["train"])
+    places = places_in_split(examples, np.arange(len(examples), dtype=np.int64))
+    live, remembered = Teacher(teacher, "logits", wanted), Remembered(views, teacher, wanted, data, shown, places)
     plan = Plan(batch_size, seed, shown, views=len(views))
-    batches = Batches(open_examples(data.splits["train"]), data.task.load(), live.encoders, plan)
+    batches = Batches(examples, data.task.load(), live.encoders, plan)
     found = []
     for batch in batches.from_step(0, 3 * batches.steps_per_epoch):
         inputs, _ = place(batch, batches.encoders, torch.device("cpu"), channels_last=False)

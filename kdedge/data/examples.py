@@ -29,3 +29,12 @@ class Examples(Protocol):
         Raises:
             DataError: an example cannot be read (names the file).
         """
+
+
+def places_in_split(examples: Examples, samples: Int64) -> Int64:
+    """The places of samples in the split that was prepared: where `examples` are a part of it (`kdedge.data.held_out`), theirs in the whole.
+
+    What is drawn for an example, and what a teacher said about it, belongs to that place: it is the same in the part and in the whole.
+    """
+    whole: Int64 | None = getattr(examples, "places", None)
+    return samples if whole is None else whole[samples]

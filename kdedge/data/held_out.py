@@ -68,14 +68,14 @@ class PartOfExamples:
         self.labels: Int64 = whole.labels[places]
         self.sizes: Int64 | None = None if whole.sizes is None else whole.sizes[places]
         self.ids: Sequence[str] = _Ids(whole.ids, places)
-        self._whole, self._places = whole, places
+        self._whole, self.places = whole, places
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def raw(self, indices: Int64) -> Any:
         """The raw examples, as the whole split gives them."""
-        return self._whole.raw(self._places[indices])
+        return self._whole.raw(self.places[indices])
 
 
 class _Ids(Sequence[str]):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kdedge.artifact import Encoder
 from kdedge.data.encode import encode
-from kdedge.data.examples import Examples
+from kdedge.data.examples import Examples, places_in_split
 from kdedge.data.mix import check_pixels, mixed, partners, shares
 from kdedge.distill.seeding import derived
 from kdedge.distill.spec import Shown
@@ -151,7 +151,7 @@ def augmented(examples: Examples, task: Task, samples: Int64, view: int, shown: 
 
 def _alone(examples: Examples, task: Task, samples: Int64, view: int, shown: Shown) -> Any:
     raw = examples.raw(samples)
-    return task.augment(raw, samples, view, shown.seed, shown.augment) if shown.augment else raw
+    return task.augment(raw, places_in_split(examples, samples), view, shown.seed, shown.augment) if shown.augment else raw
 
 
 def ahead(items: Iterator[Item], depth: int = 1) -> Generator[Item]:

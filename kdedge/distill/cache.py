@@ -117,6 +117,8 @@ def chunks(examples: Examples, task: Task, encoders: Sequence[Encoder], shown: S
 class Remembered:
     """A teacher that answers from what it said before. It holds no model, so that nothing of a teacher is loaded.
 
+    `data` is what it was asked about. Who learns from a part of that gives `places`: those of the part's examples in the whole, int64 [n].
+
     Raises:
         TrainingError: the answers are about another teacher, other data, another augmentation or other questions (names which), were changed
             after they were written, or are cut off.
@@ -124,9 +126,18 @@ class Remembered:
 
     encoders: tuple[Encoder, ...] = ()
 
-    def __init__(self, views: Sequence[CachedView], teacher: TeacherFiles, wanted: tuple[str, ...], data: PreparedData, shown: Shown) -> None:
+    def __init__(
+        self,
+        views: Sequence[CachedView],
+        teacher: TeacherFiles,
+        wanted: tuple[str, ...],
+        data: PreparedData,
+        shown: Shown,
+        places: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         self.name = "what was kept of teacher " + " + ".join(f"`{member.name}`" for member in teacher.members)
         self._device = torch.device("cpu")
+        self._places = places
         self._views: dict[int, Answers] = {}
         # The teacher is the same for all views, and hashing it is what takes time.
         asked = fingerprint(teacher, wanted, data, shown, view=0)
@@ -157,7 +168,8 @@ class Remembered:
             covered = ", ".join(str(view + 1) for view in sorted(self._views))
             raise TrainingError(f"{self.name} covers the views {covered}, not view {batch.view + 1}: set `views` to their number")
         # A copy in torch's own memory: numpy's alignment varies from run to run, and with it the last bits of some kernels.
-        return {name: torch.tensor(known.rows(name, batch.samples), device=self._device) for name in wanted}
+        places = batch.samples if self._places is None else self._places[batch.samples]
+        return {name: torch.tensor(known.rows(name, places), device=self._device) for name in wanted}
 
 
 def _manifest(view: CachedView) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kdedge import progress, ranks
 from kdedge.artifact import PreparedData, SplitSource
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
+from kdedge.data.examples import places_in_split
 from kdedge.distill import study as names
 from kdedge.distill.acceleration import accelerated
 from kdedge.distill.cache import Remembered
@@ -121,7 +122,9 @@ def _try(place: Place, study: Study, what: Search, guide: Guide, score: HeldOut)
 
 def _guide(what: Search) -> Guide:
     if what.cache:
-        return Remembered(what.cache, what.teacher, what.wanted, what.data, what.training.shown(what.seed))
+        part = open_examples(what.data.splits["train"])
+        places = places_in_split(part, np.arange(len(part), dtype=np.int64))
+        return Remembered(what.cache, what.teacher, what.wanted, what.whole, what.training.shown(what.seed), places)
     return Teacher(what.teacher, what.data.task.load().logits, what.wanted)
 
 

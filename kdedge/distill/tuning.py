@@ -32,13 +32,15 @@ Outcome = Literal["complete", "pruned", "diverged", "running"]
 class Search:
     """What is searched: the student, how it is trained (losses aside), who teaches it, on which data, and how many trials there are in all.
 
-    `data` has the part to learn from as its training split; `held_out` is the other part. `cache`: what the teacher said about the views.
+    `whole` is the training data; `data` has the part to learn from as its training split, `held_out` is the other part. `cache`: what the teacher
+    said about the views of the whole, which a run with the tuned recipe reads again.
     """
 
     recipe: str
     student: ModelSpec
     training: TrainingSpec
     teacher: TeacherFiles
+    whole: PreparedData
     data: PreparedData
     held_out: SplitSource
     space: Space

@@ -53,6 +53,21 @@ def test_a_second_search_finds_the_trials_done_and_the_tuned_recipe_runs(recipe:
     assert (silent.code, silent.out, silent.err) == (0, "", "")
 
 
+def test_what_the_teacher_said_in_a_search_is_read_again_by_a_run_of_the_tuned_recipe(tmp_path: Path) -> None:
+    def with_views(content: Plain) -> None:
+        content["data"]["augment"] = ["crop1", "flip"]
+        content["distill"] |= {"epochs": 3, "views": 2, "cache": {"use": "always"}}
+
+    workspace = tmp_path / "workspace"
+    ended = run(write(tmp_path, with_views), "--trials", 1, "--epochs", 2, "--json", command="tune")
+    assert ended.code == 0, ended.err
+    asked = sorted((workspace / "stages").glob("cache.fill-*"))
+    assert len(asked) == 2
+    ran = kdedge("distill", last(ended.out)["tuned"], "--workspace", workspace)
+    assert ran.code == 0, ran.err
+    assert sorted((workspace / "stages").glob("cache.fill-*")) == asked
+
+
 def test_test_data_cannot_be_opened_and_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Workspace.stage
     gone: list[Path] = []

@@ -19,6 +19,7 @@ from distill_world import StopAfter, StoppedError, image_data, spec, training
 
 from kdedge import progress
 from kdedge.artifact import PreparedData, TeacherFiles
+from kdedge.data.held_out import hold_out
 from kdedge.distill.batches import Batch
 from kdedge.distill.cache import Remembered, fill
 from kdedge.distill.fingerprint import sha256
@@ -54,6 +55,16 @@ def test_kept_and_live_answers_agree_under_augmentation_and_shuffling(data: Prep
         largest = max(np.abs(live["logits"]).max() for live, _ in pairs)
         for live, known in pairs:
             close(known["logits"], live["logits"], largest)
+
+
+def test_who_learns_from_a_part_of_the_data_reads_what_was_said_about_the_whole(data: PreparedData, tmp_path: Path) -> None:
+    teacher = world.one(tmp_path, data)
+    views = kept(tmp_path / "cache", teacher, data)
+    part, _ = hold_out(data.splits["train"], 0.2, 5)
+    pairs = both(teacher, views, data, LOGITS, SHOWN, seed=1, batch_size=16, part=part)
+    assert len(pairs) == 3 * -(-part.size // 16)
+    for live, known in pairs:
+        close(known["logits"], live["logits"], np.abs(live["logits"]).max())
 
 
 def test_an_onnx_teacher_is_kept_as_any_other(data: PreparedData, tmp_path: Path) -> None:

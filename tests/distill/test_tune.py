@@ -53,8 +53,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Search:
     section = DistillSection(losses=OWN_LOSSES, epochs=4, batch_size=16, optimizer=OptimizerSection(lr=0.05))
     lesson = replace(training(), section=section, terms=terms_of(section, True))
     how = for_trials(lesson, 4, views=2)
-    kept = tuple(fill(teacher, ("logits",), data, how.shown(SEED), view, None, folder=made(folder / f"view{view}")) for view in range(2))
-    what = Search("made", spec(dropout=0.0), how, teacher, data, held, space_around(section), OWN_LOSSES, ("logits",), kept, SEED, trials=7)
+    kept = tuple(fill(teacher, ("logits",), whole, how.shown(SEED), view, None, folder=made(folder / f"view{view}")) for view in range(2))
+    what = Search("made", spec(dropout=0.0), how, teacher, whole, data, held, space_around(section), OWN_LOSSES, ("logits",), kept, SEED, trials=7)
     return replace(what, about=about(what, (TeacherSpec(spec(width=8), training(epochs=2)),), lambda path: "a file"))
 
 
