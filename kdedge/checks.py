@@ -12,7 +12,7 @@ from kdedge.data import open_examples, sources_of
 from kdedge.data.mix import check_mixable
 from kdedge.devices import scheme_of
 from kdedge.distill.contestants import check_compare
-from kdedge.distill.lessons import check_inside, check_lessons, splits_mixed
+from kdedge.distill.lessons import check_inside, check_lessons, check_views, splits_mixed
 from kdedge.distill.terms import training_spec
 from kdedge.errors import DeviceError, ModelError, RecipeError, TrainingError
 from kdedge.exporters.quantize.budget import read_budget
@@ -56,6 +56,7 @@ def check_recipe(recipe: Recipe, *, devices_too: bool = True) -> None:
     if recipe.distill is not None:
         check_lessons(recipe.distill, has_teacher=bool(teachers), has_unlabelled=recipe.data.unlabelled is not None)
         check_inside(recipe.distill, teachers_of(recipe))
+        check_views(recipe.distill, recipe.data.augment)
     check_compare(recipe)
     _check_mixed(recipe)
     for place, export in enumerate(recipe.export):

@@ -67,8 +67,9 @@ class OptimizerSection(Section):
 class TrainSection(Section):
     """A training run; shared by `distill` and by `teacher.train` (which has no teacher terms).
 
-    `views`: how many augmented views of each example there are (view = epoch mod views); without it every epoch has a new one. `accumulate`:
-    in how many pieces a batch goes through the model. `compile`: by torch.compile. `tensorboard`: a folder for its event files.
+    `views`: how many augmented views of each example there are (view = epoch mod views); without it every epoch has a new one. Without an
+    augmentation there is one view, whatever is said here. `accumulate`: in how many pieces a batch goes through the model. `compile`: by
+    torch.compile. `tensorboard`: a folder for its event files.
     """
 
     epochs: int = Field(default=30, ge=1)
@@ -217,12 +218,6 @@ class DistillSection(TrainSection):
             for place, model in enumerate(models):
                 if model.kind == "onnx":
                     raise ValueError(f"{key}[{place}]: an ONNX file cannot be trained: name a model that can be built")
-        return self
-
-    @model_validator(mode="after")
-    def _cache_has_views(self) -> DistillSection:
-        if self.cache.use == "always" and self.views is None:
-            raise ValueError("cache.use is `always`, and without `views` every epoch shows examples that the teacher has not seen: set views: N")
         return self
 
 

@@ -146,10 +146,10 @@ def teach(lesson: Lesson, model: ModelSpec, teacher: TeacherFiles | None, data: 
     training, stage = lesson.training, workspace.stage
     wanted = wanted_of_all(training.terms)
     cache: CacheSection = getattr(training.section, "cache", CacheSection())
-    views, choice = training.section.views, None
+    views, choice = training.views, None
     kept: tuple[CachedView, ...] = ()
     if teacher is not None and wanted:
-        choice = decided(views, cache)
+        choice = decided(views, cache, training.section.epochs)
         count = min(views or 0, training.section.epochs)
         if choice is None:
             # Decided once for all who differ in their seed alone: what is compared must not be taught in two ways.

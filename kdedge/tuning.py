@@ -47,8 +47,8 @@ def tune(
     epochs = epochs or section.epochs
     wanted = tuple(dict.fromkeys(("logits", *wanted_of_all(lesson.training.terms))))
     remembered = _is_remembered(teacher, wanted, whole, section.cache, workspace)
-    training = for_trials(lesson.training, epochs, views=section.views or min(epochs, VIEWS) if remembered else section.views)
-    views = min(training.section.views or epochs, epochs) if remembered else 0
+    training = for_trials(lesson.training, epochs, views=lesson.training.views or min(epochs, VIEWS) if remembered else section.views)
+    views = min(training.views or epochs, epochs) if remembered else 0
     # Asked about the whole, also what is held out: a run with the tuned recipe then finds all of it.
     kept = ask_once(teacher, wanted, whole, training.shown(recipe.seed), views, section.cache, workspace) if views else ()
     what = Search(

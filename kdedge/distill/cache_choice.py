@@ -52,8 +52,8 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
     """
     section, wanted = training.section, wanted_of_all(training.terms)
     cache: CacheSection = getattr(section, "cache", CacheSection())
-    views = section.views
-    if (already := decided(views, cache)) is not None:
+    views = training.views
+    if (already := decided(views, cache, section.epochs)) is not None:
         return already
     assert views is not None
     if reason := why_not_kept(wanted, [member.encoder for member in teacher.members]):
@@ -71,7 +71,8 @@ def choose(teacher: TeacherFiles, training: TrainingSpec, data: PreparedData, *,
         read_seconds, row_bytes = _time_reading(answers, cache.top_k, len(data.classes), section.batch_size, folder)
     size = data.splits["train"].size
     live, kept = asked * size * teacher_seconds, views * size * teacher_seconds + asked * size * read_seconds
-    pays = f"asking the teacher in {asked} epochs takes about {_time(live)}, asking it about {views} views and reading its answers back {_time(kept)}"
+    said = f"{views} views" if views > 1 else "the only view"
+    pays = f"asking the teacher in {asked} epochs takes about {_time(live)}, asking it about {said} and reading its answers back {_time(kept)}"
     use = cache.use == "always" or kept < live
     reason = f"cache.use is `always`; {pays}" if cache.use == "always" else pays
     return CacheChoice(use, reason, teacher_seconds * 1e3, read_seconds * 1e3, size * row_bytes, asked)

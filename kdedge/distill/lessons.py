@@ -119,6 +119,18 @@ def check_inside(section: DistillSection, teachers: Sequence[TeacherSection]) ->
                 raise RecipeError(f"{key}: `{term.name}` looks at layers of the teacher, and {closed}: take it out, or name one teacher of PyTorch")
 
 
+def check_views(section: DistillSection, augment: Sequence[str]) -> None:
+    """Refuse to keep always what a teacher says about views of which each epoch has new ones.
+
+    Raises:
+        RecipeError: it is asked for.
+    """
+    if section.cache.use == "always" and section.views is None and (augment or splits_mixed(section)):
+        raise RecipeError(
+            "distill.cache.use: `always`, and without `views` every epoch shows examples that the teacher has not seen: set distill.views: N"
+        )
+
+
 def splits_mixed(section: DistillSection) -> tuple[str, ...]:
     """The splits whose examples are mixed in pairs in some stage."""
     seen = [_seen_by(section, stage) for stage in section.stages or (None,)]

@@ -137,7 +137,7 @@ class _Run:
         section = training.section
         examples = open_examples(data.splits["train"])
         encoders = (spec.encoder, *(peer.encoder for peer in training.peers), *(guide.encoders if guide is not None else ()))
-        plan = Plan(section.batch_size, seed, training.shown(seed), section.views)
+        plan = Plan(section.batch_size, seed, training.shown(seed), training.views)
         task = data.task.load()
         self.accelerator, self.section, self.training, self.seed = accelerator, section, training, seed
         self.folder, self.what, self.guide, self.after_epoch = folder, what, guide, after_epoch

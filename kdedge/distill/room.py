@@ -11,18 +11,21 @@ from kdedge.recipe import CacheSection
 from kdedge.trained import CacheChoice
 
 
-def decided(views: int | None, cache: CacheSection) -> CacheChoice | None:
-    """What the recipe alone decides; None where it takes a measurement."""
+def decided(views: int | None, cache: CacheSection, epochs: int) -> CacheChoice | None:
+    """What the recipe alone decides for a run of `epochs` epochs; None where it takes a measurement."""
     if cache.use == "never":
         return CacheChoice(False, "cache.use is `never`")
     if views is None:
         return CacheChoice(False, "without `views: N` every epoch shows examples that the teacher has not seen")
+    if once := asked_once(views, cache.use, epochs):
+        return CacheChoice(False, once)
     return None
 
 
 def asked_once(views: int, use: str, epochs: int) -> str:
     """Why nothing is to be gained where `epochs` epochs ask the teacher about `views` views, unless the recipe keeps always; "" where there is."""
-    return f"each of the {views} views is asked about in one epoch at most" if use == "auto" and views >= epochs else ""
+    each = f"each of the {views} views" if views > 1 else "the only view"
+    return f"{each} is asked about in one epoch at most" if use == "auto" and views >= epochs else ""
 
 
 def why_not_kept(wanted: Sequence[str], encoders: Sequence[Encoder]) -> str:

@@ -91,6 +91,11 @@ class TrainingSpec:
     mixup: bool = False
     snapshots: bool = False
 
+    @property
+    def views(self) -> int | None:
+        """How many views of an example there are: what the section says, or 1 where nothing changes an example; None: a new one in each epoch."""
+        return self.section.views if self.augment or self.mixup else 1
+
     def shown(self, seed: int) -> Shown:
         """How examples look in this run, of which `seed` is the seed."""
         return Shown(self.augment, self.view_seed if self.view_seed is not None else seed, self.mixup)

@@ -79,7 +79,7 @@ def search(what: Search, storage: str) -> Tuning:
         total=what.trials,
         added=added,
         epochs=what.training.section.epochs,
-        views=what.training.section.views,
+        views=what.training.views,
         learned_from=what.data.splits["train"].size,
         held_out=what.held_out.size,
         trials=(),

@@ -27,8 +27,8 @@ def teacher_cost(result: RunResult) -> Section | None:
 
 
 def lines(result: RunResult) -> list[str]:
-    """The same for a terminal, a line a training run that has views; equal lines once."""
-    with_views = [lesson for lesson in result.training if lesson.views is not None]
+    """The same for a terminal, a line a training run that has several views or read its only one; equal lines once."""
+    with_views = [lesson for lesson in result.training if lesson.views is not None and (lesson.views > 1 or lesson.cache)]
     found = kept_in(with_views)
     return list(dict.fromkeys(_line(one, several=len(found) > 1) for one in found))
 

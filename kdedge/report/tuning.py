@@ -204,7 +204,7 @@ def _how(tuning: Tuning) -> Section:
     items = (
         ("training data", (f"{tuning.learned_from} examples to learn from, {tuning.held_out} held out, a share of each class",)),
         ("test data", ("not looked at",)),
-        ("one trial", (f"{_epochs(tuning)}, {tuning.views or 'new'} views of each example, the same first weights and batches for all",)),
+        ("one trial", (f"{_epochs(tuning)}, {_views(tuning)} of each example, the same first weights and batches for all",)),
         ("given up", ("the worse half after a quarter of the epochs and after half of them; never what was tried first",)),
         ("tried first", ("the recipe's own losses, then those that the authors of the losses publish",)),
         ("searched", (f"loss, {ALPHA}, {TEMPERATURE}, {STANDARDIZE}, DKD's {BETA}: by TPE, jointly",)),
@@ -212,6 +212,10 @@ def _how(tuning: Tuning) -> Section:
     )
     lead = "What the figures are of. The best of many is chosen on the examples that it is scored on, so its figure is too good by some."
     return Section("how", "How it was searched", lead, (Facts(items),))
+
+
+def _views(tuning: Tuning) -> str:
+    return f"{tuning.views or 'new'} view{'s' if tuning.views != 1 else ''}"
 
 
 def _epochs(tuning: Tuning) -> str:

@@ -36,9 +36,11 @@ from kdedge.trained import CacheChoice
 KD = ({"ce": 0.5}, {"kd": 2.0})
 
 
-def training(losses: tuple[dict[str, Any], ...] = KD, model: ModelSpec | None = None, **section: Any) -> TrainingSpec:
+def training(
+    losses: tuple[dict[str, Any], ...] = KD, model: ModelSpec | None = None, augment: tuple[str, ...] = ("crop1",), **section: Any
+) -> TrainingSpec:
     how = {"epochs": 10, "views": 2, "batch_size": 16, "losses": losses, **section}
-    return lessons(DistillSection.model_validate(how), model or spec(), has_teacher=True, augment=() if model else ("crop1",), seed=3)[0].training
+    return lessons(DistillSection.model_validate(how), model or spec(), has_teacher=True, augment=() if model else augment, seed=3)[0].training
 
 
 @pytest.fixture
@@ -103,6 +105,16 @@ def test_without_views_there_is_nothing_to_keep(slow: TeacherFiles, data: Prepar
     found = chosen(slow, training(views=None), data, tmp_path / "choice")
     assert not found.use
     assert "without `views: N`" in found.reason
+
+
+@pytest.mark.parametrize("views", [None, 5])
+def test_examples_that_nothing_changes_have_one_view_which_is_kept_where_that_pays(
+    slow: TeacherFiles, data: PreparedData, tmp_path: Path, views: int | None
+) -> None:
+    found = chosen(slow, training(views=views, augment=()), data, tmp_path / "choice")
+    assert found.use
+    assert "asking it about the only view and reading" in found.reason
+    assert not chosen(slow, training(views=views, augment=(), mixup=True, losses=({"kd": 1.0},)), data, tmp_path / "mixed").use or views
 
 
 def test_whole_feature_maps_are_not_kept_and_always_is_an_error(slow: TeacherFiles, data: PreparedData, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from distill_world import spec
 
-from kdedge.distill.lessons import Lesson, check_inside, check_lessons, lessons, splits_mixed
+from kdedge.distill.lessons import Lesson, check_inside, check_lessons, check_views, lessons, splits_mixed
 from kdedge.distill.terms import training_spec
 from kdedge.errors import RecipeError
 from kdedge.recipe import DistillSection, TeacherSection, TrainSection
@@ -147,6 +147,25 @@ def test_unlabelled_examples_and_a_stage_that_learns_from_them_need_each_other()
     with pytest.raises(RecipeError, match=r"data\.unlabelled: nothing learns from these examples"):
         check_lessons(DistillSection(), has_teacher=True, has_unlabelled=True)
     check_lessons(DistillSection(), has_teacher=True, has_unlabelled=False)
+
+
+def test_answers_about_views_that_are_new_in_each_epoch_cannot_always_be_kept() -> None:
+    always = {"use": "always"}
+    check_views(DistillSection.model_validate({"cache": always, "views": 3}), ("flip",))
+    check_views(DistillSection.model_validate({"cache": always}), ())
+    mixed = {"cache": always, "losses": [{"kd": 1.0}], "stages": [{}, {"mixup": True}]}
+    for section, augment in (({"cache": always}, ("flip",)), (mixed, ())):
+        with pytest.raises(RecipeError, match=r"^distill\.cache\.use: `always`, and without `views` .*: set distill\.views: N"):
+            check_views(DistillSection.model_validate(section), augment)
+
+
+def test_where_nothing_changes_an_example_it_has_one_view() -> None:
+    def views(said: int | None, *augment: str, **section: Any) -> int | None:
+        read = DistillSection.model_validate({"views": said, "losses": [KD], **section})
+        return lessons(read, spec(), has_teacher=True, augment=augment, seed=0)[0].training.views
+
+    for said in (None, 5):
+        assert (views(said), views(said, "flip"), views(said, mixup=True)) == (1, said, said)
 
 
 def test_a_teacher_has_no_peers() -> None:

@@ -214,11 +214,11 @@ class _Room:
         wanted = wanted_of_all(lesson.training.terms)
         section, shown = lesson.training.section, lesson.training.shown(self.case.seed)
         cache: CacheSection = getattr(section, "cache", CacheSection())
-        views = range(min(section.views or 0, section.epochs))
+        views = range(min(lesson.training.views or 0, section.epochs))
         expected = {view: fingerprint(files, wanted, data, shown, view) for view in views}
         if unkept := why_not_kept(wanted, guide.encoders) or depends_on_padding(guide, wanted, data):
             refused(unkept, cache)  # where it must be kept, a run would end with this
-        plan = CachePlan(section.views, cache.use, expected, asked_epochs(lesson.training), unkept)
+        plan = CachePlan(lesson.training.views, cache.use, expected, asked_epochs(lesson.training), unkept)
         fill = "kdedge.distill.cache:fill"
         read = [view for view in views if self.workspace.kept(fill, files, wanted, data, shown, view, cache.top_k) is not None]
         return cache_state(plan, list(_kept_answers(self.workspace.root)), read)

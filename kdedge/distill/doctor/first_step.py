@@ -45,7 +45,7 @@ class FirstStep:
         self.model, self.guide = model, guide
         self._task, self._examples = data.task.load(), open_examples(data.splits["train"])
         encoders = (model.encoder, *(peer.encoder for peer in training.peers), *(guide.encoders if guide is not None else ()))
-        plan = Plan(min(section.batch_size, EXAMPLES), self.seed, training.shown(seed), section.views)
+        plan = Plan(min(section.batch_size, EXAMPLES), self.seed, training.shown(seed), training.views)
         batches = Batches(self._examples, self._task, encoders, plan)
         self._encoders = batches.encoders
         self.batch: Batch = next(batches.from_step(0, 1))
