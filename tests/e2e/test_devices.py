@@ -129,21 +129,24 @@ def test_a_probe_says_what_a_board_is_and_goes_on_after_one_that_is_not_there(se
 def test_two_artifacts_are_launched_in_turns_on_a_board(server: Sshd, tmp_path: Path) -> None:
     for name, scale in (("before", 1.0), ("after", 2.0)):
         model(tmp_path / f"{name}.onnx", scale)
-    how = ("--size", "batch=1", "--pairs", "8", "--looks", "1", "--time-budget", "30s", "--history", "none", "--json", "--quiet")
+    how = ("--size", "batch=1", "--looks", "1", "--time-budget", "60s", "--history", "none", "--json", "--quiet")
     ended = kdedge("check", tmp_path / "before.onnx", tmp_path / "after.onnx", "--on", "board", "--workspace", tmp_path / "workspace", *how)
     report: dict[str, Any] = json.loads(ended.out)
-    # Who is faster is not asked here, nor whether this machine had a core to spare for eight pairs.
+    # Who is faster is not asked here, nor how many pairs fit (eight at least), nor whether this machine had a core to spare for them.
     assert EXIT_CODES[report["state"]] == ended.code, ended.err + ended.out
     assert [cell["device"] for cell in report["cells"]] == ["board"]
     first = report["cells"][0]["first"]
-    orders = [pair["order"] for pair in first["pairs"][:8]]  # more where some had to be run again
-    assert orders in (["AB", "BA"] * 4, ["BA", "AB"] * 4)
+    (wanted,) = first["looks"]
+    assert wanted >= 8
+    orders = [pair["order"] for pair in first["pairs"][:wanted]]  # more where some had to be run again; fewer where too many were lost
+    assert orders in ((["AB", "BA"] * wanted)[: len(orders)], (["BA", "AB"] * wanted)[: len(orders)])
+    assert len(orders) >= 2
     launches = [pair[arm] for pair in first["pairs"] for arm in ("baseline", "candidate")]
     assert len({launch["iterations"] for launch in launches}) == 1
     assert all(launch["median_ms"] > 0 for launch in launches)
     whole = [pair["number"] for pair in first["pairs"] if not pair["problems"]]
     assert set(first["counted"]) <= set(whole)
-    assert (len(first["counted"]) == 8) == (report["state"] != "invalid")
+    assert (len(first["counted"]) == wanted) == (report["state"] != "invalid")
 
 
 def test_ctrl_c_while_two_devices_work_leaves_neither_a_job_nor_a_lease(server: Sshd, tmp_path: Path) -> None:

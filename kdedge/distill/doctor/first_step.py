@@ -137,7 +137,7 @@ class FirstStep:
         try:
             loss.backward()
         except RuntimeError as error:  # a loss may be anybody's code
-            raise TrainingError(f"the gradient of the loss cannot be computed: {error}") from error
+            raise TrainingError(f"the gradient of the loss cannot be computed in step 1: {error}") from error
         return float(values.sum())
 
     def _scene(self, batch: Batch, answers: dict[str, Tensor]) -> Scene:
