@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,15 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from latency_check_log import OTHERS_ALLOWED
+from latency_check_work import launched
 
 from kdedge.devices.device import Device
-from kdedge.latency.check import Arm, CheckSettings
-from kdedge.latency.launches import run_launch
+from kdedge.latency.check import Arm, CheckSettings, brief
 from kdedge.latency.pairs import timed_launch
 from kdedge.latency.power import detectable, plan
-from kdedge.latency.summary import Launch
 from kdedge.runtimes import contention
-from kdedge.runtimes.job import LaunchRule
 
 LAUNCHES = 30
 CERTAIN = 0.99
@@ -56,16 +53,16 @@ def quietness(device: Device, arm: Arm, settings: CheckSettings, folder: Path, c
         SystemExit: fewer than half of the launches count, or the budget is too short for any check.
     """
     budget, tests = settings.budget_seconds or 60.0, len(settings.metrics)
-    first = LaunchRule(warmup_seconds=min(settings.launch.warmup_seconds, budget / 80), min_seconds=0.0, min_iterations=64)
+    first = replace(brief(settings), min_seconds=0.0)
     begun = time.monotonic()
-    pilot = run_once(device, arm, first, folder)
+    pilot = launched(device, arm, first, folder)
     spent = time.monotonic() - begun - float(pilot.samples_ms.sum()) / 1000
     iteration_ms = statistics.median(pilot.samples_ms.tolist())
     planned = plan(budget, max(0.0, spent), iteration_ms, None, settings.margin, settings.alpha, looks=settings.looks, tests=tests)
     if planned.looks is None:
         raise SystemExit(f"latency_check: {planned.sentence}")
     rule = replace(first, min_iterations=planned.iterations)
-    timed = [timed_launch(run_once(device, arm, rule, folder)) for _ in range(count)]
+    timed = [timed_launch(launched(device, arm, rule, folder)) for _ in range(count)]
     medians = [one.median_ms for one in timed if one.median_ms is not None and not one.problems]
     if len(medians) < max(2, count // 2):
         problems = sorted({problem for one in timed for problem in one.problems})
@@ -78,17 +75,6 @@ def quietness_of(medians_ms: Sequence[float], pairs: int, margin: float, share: 
     logs = [math.log(median) for median in medians_ms]
     noise = math.sqrt(statistics.fmean((after - before) ** 2 for before, after in pairwise(logs)))
     return Quietness(statistics.stdev(logs), noise, detectable(noise, pairs, margin, share, CERTAIN), tuple(medians_ms))
-
-
-def run_once(device: Device, arm: Arm, rule: LaunchRule, folder: Path) -> Launch:
-    """One launch, of which no file is kept."""
-    raw = folder / "quietness"
-    shutil.rmtree(raw, ignore_errors=True)
-    raw.mkdir(parents=True)
-    try:
-        return run_launch(device, replace(arm.job, launch=rule), raw, 0, 120.0)
-    finally:
-        shutil.rmtree(raw, ignore_errors=True)
 
 
 class Usage:

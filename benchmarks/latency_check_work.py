@@ -23,6 +23,7 @@ from kdedge.latency.check import Arm
 from kdedge.latency.effect import slow_down
 from kdedge.latency.launches import run_launch
 from kdedge.latency.pairs import MEDIAN, Pair, orders, timed_launch
+from kdedge.latency.summary import Launch
 from kdedge.regression.arms import Given, of_file, with_inputs_of
 from kdedge.runtimes.job import LaunchRule
 
@@ -130,11 +131,7 @@ def measured(device: Device, base: Path, heavier: Path, image: Path, folder: Pat
     raw = folder / "calibration"
     found: list[float] = []
     for number, order in enumerate(orders(2 * pairs, int(time.time()))):
-        shutil.rmtree(raw, ignore_errors=True)
-        raw.mkdir()
-        launches = {
-            side: timed_launch(run_launch(device, replace(arms[side].job, launch=rule), raw, place, 120.0)) for place, side in enumerate(order)
-        }
+        launches = {side: timed_launch(launched(device, arms[side], rule, raw)) for side in order}
         pair = Pair(number, order, launches["A"], launches["B"])
         ratio = pair.log_ratio()
         if pair.valid and ratio is not None:
@@ -144,6 +141,16 @@ def measured(device: Device, base: Path, heavier: Path, image: Path, folder: Pat
         if len(found) == pairs:
             return slow_down(MEDIAN, found)
     raise SystemExit(f"only {len(found)} of {2 * pairs} pairs of launches were undisturbed: the machine is not quiet enough to calibrate the work")
+
+
+def launched(device: Device, arm: Arm, rule: LaunchRule, folder: Path) -> Launch:
+    """One launch, of which no file is kept; `folder` is made for it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        return run_launch(device, replace(arm.job, launch=rule), folder, 0, 120.0)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _next_units(tried: dict[int, float]) -> int:

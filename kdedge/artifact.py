@@ -138,6 +138,11 @@ class PreparedData:
         """One split alone, with or without the calibration examples: a stage that is not given the rest cannot see it, nor run again for it."""
         return replace(self, splits={split: self.splits[split]}, calibration=self.calibration if calibration else ())
 
+    def without(self, split: str, *, calibration: bool = False) -> PreparedData:
+        """All splits but one, with or without the calibration examples: what looks at several must not be given the test split."""
+        others = {name: source for name, source in self.splits.items() if name != split}
+        return replace(self, splits=others, calibration=self.calibration if calibration else ())
+
     def learning(self, split: str) -> PreparedData:
         """One split alone, as training takes it: whatever it is called here, it is called `train` there."""
         return replace(self, splits={"train": self.splits[split]}, calibration=())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kdedge.artifact import ImportPath, TeacherFiles
 from kdedge.checks import check_recipe
 from kdedge.distill.doctor import Diagnosis
@@ -35,7 +33,7 @@ def examine(recipe: Recipe, workspace: Workspace, *, taps: bool = False) -> Diag
             teacher = obtain_teacher(recipe, training, workspace)
     except KdedgeError as error:
         refused = str(error)
-    learning = replace(data, splits={name: split for name, split in data.splits.items() if name != "test"})
+    learning = data.without("test", calibration=True)
     section = recipe.distill
     course = course_of(recipe, section, learning, taught=bool(specs)) if section is not None else ()
     student = course[-1].model if course else resolve(recipe.student, training, as_is=True)

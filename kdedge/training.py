@@ -50,7 +50,7 @@ def rehearse(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
         if not section.model.startswith("kdedge:"):
             with naming_key(key, section):
                 workspace.stage("kdedge.models.trial:try_out", resolve(section, data), label=key)
-    learning = replace(data, splits={name: split for name, split in data.splits.items() if name != "test"}, calibration=())
+    learning = data.without("test")
     specs = tuple(spec.model for spec in teacher_specs(recipe, data.part("train")))
     course = course_of(recipe, recipe.distill, learning, taught=bool(specs))
     rehearsals = rehearsals_of(course, specs)

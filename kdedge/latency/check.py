@@ -169,11 +169,11 @@ def _planned(settings: CheckSettings, looks: Looks, pilots: Sequence[tuple[Launc
     left = max(1.0, settings.budget_seconds - sum(seconds for _, seconds in pilots))
     given = (round(left, 1), max(0.0, float(np.mean(spent))), iteration_ms, known_noise, settings.margin, settings.alpha)
     found: Plan = plan(*given, looks=settings.looks, tests=len(settings.metrics))
-    rule = replace(_brief(settings), min_iterations=found.iterations, min_seconds=0.0)
+    rule = replace(brief(settings), min_iterations=found.iterations, min_seconds=0.0)
     return Planned(found.looks, found.spares, rule, found.sentence)
 
 
-def _brief(settings: CheckSettings) -> LaunchRule:
+def brief(settings: CheckSettings) -> LaunchRule:
     """The rule of a launch under a budget: a quarter of it at most goes into warming up, where the fewest pairs that can decide are run."""
     if settings.budget_seconds is None:
         return settings.launch
@@ -217,7 +217,7 @@ class _Course:
     def pilot(self) -> tuple[tuple[Launch, float], ...]:
         """A launch of each that counts for nothing: it shows that both run, and how long that takes."""
         found = []
-        short = replace(_brief(self.settings), min_seconds=0.0, min_iterations=1, max_seconds=2.0)
+        short = replace(brief(self.settings), min_seconds=0.0, min_iterations=1, max_seconds=2.0)
         for arm in ("A", "B"):
             for _ in range(FAILURES_IN_A_ROW):  # a connection may be lost, here as later
                 begun = time.monotonic()

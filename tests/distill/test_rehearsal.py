@@ -9,7 +9,9 @@ import pytest
 import small_recipes
 
 from kdedge.api import run
+from kdedge.artifact import PreparedData
 from kdedge.errors import KdedgeError, ModelError, TrainingError
+from kdedge.workspace import Workspace
 
 pytest.importorskip("torch")
 
@@ -103,3 +105,17 @@ def test_what_can_be_computed_is_looked_at_once_and_never_where_losses_see_outpu
 
     assert [looks(losses=[CE, KD]), looks(losses=[CE, AT]), looks(losses=[CE, AT])] == [0, 1, 1]
     assert looks(losses=[CE, {"losses_that_fail:fine": 1.0}]) == 2
+
+
+def test_the_step_before_all_training_is_given_no_test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[PreparedData] = []
+    real = Workspace.stage
+
+    def stage(self: Workspace, function: str, *inputs: Any, **more: Any) -> Any:
+        if function.endswith(":rehearse"):
+            given.extend(each for each in inputs if isinstance(each, PreparedData))
+        return real(self, function, *inputs, **more)
+
+    monkeypatch.setattr(Workspace, "stage", stage)
+    run(small_recipes.write(tmp_path, distill={**PLAIN, "losses": [CE, AT]}), workspace=tmp_path / "workspace", until="distill")
+    assert [(sorted(data.splits), data.calibration) for data in given] == [(["train"], ())]
