@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from headless_browser import Browser, Opened, find_chromium
+from playwright.sync_api import Error as PlaywrightError
 from runtime_models import write_images, write_net
 
 from kdedge.devices.browser import fetch, server
@@ -55,8 +56,18 @@ class RealPage:
         return self.opened.shows(expression)
 
     def reload(self) -> None:
-        """As its user would; it may be about to do so itself, as before every job."""
-        self.opened.tools.send("Page.reload")
+        """As its user would; it may be doing so itself, as before every job, and between two documents Chromium has no page to reload."""
+
+        def begun() -> bool:
+            try:
+                self.opened.tools.send("Page.reload")
+            except PlaywrightError as error:
+                if "Not attached to an active page" not in str(error):
+                    raise
+                return False
+            return True
+
+        self.eventually(begun)
 
     def complaints(self) -> list[str]:
         """What the page threw or the browser logged since the last look, but for the missing GPU."""

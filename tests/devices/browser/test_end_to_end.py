@@ -150,11 +150,13 @@ def test_a_launch_does_not_begin_before_the_page_is_in_front(page: RealPage, flo
     hide = "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
     # A script of Playwright's own cannot be taken back.
     script = page.opened.tools.send("Page.addScriptToEvaluateOnNewDocument", {"source": hide})["identifier"]
-    page.reload()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(done, page, replace(floats, kind="launch", batch=16, launch=SHORT), tmp_path / "job")
-        page.eventually(lambda: page.shows("document.getElementById('note').textContent.includes('bring it to the front')"))
-        page.opened.tools.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
+        try:
+            page.reload()
+            waiting = pool.submit(done, page, replace(floats, kind="launch", batch=16, launch=SHORT), tmp_path / "job")
+            page.eventually(lambda: page.shows("document.getElementById('note').textContent.includes('bring it to the front')"))
+        finally:  # the other tests have the same page
+            page.opened.tools.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
         page.evaluate(hide.replace("true", "false", 1) + "; document.dispatchEvent(new Event('visibilitychange'))")
         result = waiting.result(120)
     assert (result.status, result.evidence["hidden_ms"], given[-1]) == ("ok", 0, len(given))
