@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from kdedge import progress
+from kdedge.distill.allocation import freed_memory_kept
 from kdedge.distill.batches import ahead
 from kdedge.distill.checkpoint import load_checkpoint, save_checkpoint
 from kdedge.distill.losses.kd import kd_loss
@@ -66,7 +67,7 @@ def train(
         ExportError: no output of the student is among the answers, or a shape differs; or there are fewer batches than steps.
     """
     run = _Run(student, answers, course, folder, what or "quantization-aware distillation")
-    with reproducible():
+    with reproducible(), freed_memory_kept():
         run.resume()
         with closing(ahead(islice(batches(run.done), course.steps - run.done))) as feeds:
             for feed in feeds:

@@ -23,6 +23,7 @@ from kdedge.artifact import Encoder, PreparedData, TeacherFiles
 from kdedge.data import open_examples
 from kdedge.data.encode import encode
 from kdedge.data.examples import Examples
+from kdedge.distill.allocation import freed_memory_kept
 from kdedge.distill.answers import Answers, AnswerWriter
 from kdedge.distill.batches import Batch, ahead, augmented
 from kdedge.distill.ensemble import Teacher
@@ -82,7 +83,7 @@ def _ask(
 ) -> dict[str, Path]:
     examples = open_examples(data.splits["train"])
     batches = ahead(chunks(examples, data.task.load(), guide.encoders, shown, view))
-    with reproducible(), AnswerWriter(folder, len(examples), dtype, top_k) as writer, closing(batches):
+    with reproducible(), freed_memory_kept(), AnswerWriter(folder, len(examples), dtype, top_k) as writer, closing(batches):
         for batch in batches:
             writer.add(answers_about(batch, guide, wanted))
             advance("ask the teacher", int(batch.samples[-1]) + 1, len(examples), f"about view {view + 1}")

@@ -16,6 +16,7 @@ from kdedge import progress
 from kdedge.artifact import ModelFiles, PreparedData
 from kdedge.data import open_examples
 from kdedge.distill.acceleration import expect_idle_parameters
+from kdedge.distill.allocation import freed_memory_kept
 from kdedge.distill.average import Average
 from kdedge.distill.batches import Batch, Batches, Plan, ahead
 from kdedge.distill.board import Board
@@ -74,7 +75,7 @@ def train(
             f"`{spec.name}` is an ONNX file, which cannot be trained: name its source as package.module:factory, or leave out the training"
         )
     seed = training.section.seed if training.section.seed is not None else seed
-    with reproducible():
+    with reproducible(), freed_memory_kept():
         seed_everything(derived(seed, "weights"))
         model = build(spec)
         weights = folder / WEIGHTS
