@@ -6,7 +6,7 @@ import importlib
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import typer
@@ -88,5 +88,7 @@ def main() -> None:
         if ranks.waits():
             ranks.serve()
             return
-        with ranks.leading():
+        # A launcher ends its processes by SIGTERM where one of them has died, and may find the others waiting for that inside a C function, where
+        # nothing of Python's is heard.
+        with nullcontext() if ranks.processes() > 1 else errors.ended_as_by_ctrl_c(), ranks.leading():
             app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="kdedge")

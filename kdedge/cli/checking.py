@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +65,6 @@ def check_here(
     settings = settings_of(asked)
     check_outputs(outputs)
     with (
-        ended_as_by_ctrl_c(),
         opened_history(history, workspace) as kept,
         tempfile.TemporaryDirectory(prefix="kdedge-check-") as folder,
         listener_of(quiet) as (listener, _),
@@ -176,17 +174,3 @@ def opened_history(named: str, workspace: Path) -> Iterator[History | None]:
     history = history_of(named, workspace)
     with contextlib.nullcontext() if history is None else contextlib.closing(history):
         yield history
-
-
-@contextlib.contextmanager
-def ended_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM, by which CI ends a job, does what Ctrl-C does: launches that had ended are kept, boards are let go, temporary folders go."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

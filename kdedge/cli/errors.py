@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import sysconfig
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +56,26 @@ def explained(debug: bool) -> Iterator[None]:
         if debug:
             raise
         _end(unexpected(error) if not _lacks_memory(error) else f"out of memory: {error}; finished stages are kept", 2)
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Inside the block SIGTERM, by which CI and service managers end a job, does what Ctrl-C does: what is finished is kept, workers are killed,
+    boards are let go, and temporary folders go."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    # Only the main thread hears of signals; who is to outlive SIGTERM was started so.
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def unread() -> NoReturn:

@@ -33,7 +33,7 @@ def compare_here(
     Raises:
         KdedgeError: words that mean nothing, or artifacts that cannot be compared.
     """
-    from kdedge.cli.checking import Asked, ended_as_by_ctrl_c, settings_of
+    from kdedge.cli.checking import Asked, settings_of
     from kdedge.cli.errors import Interrupted
     from kdedge.cli.running import listener_of
     from kdedge.devices import close_devices
@@ -42,7 +42,6 @@ def compare_here(
 
     settings = settings_of(Asked(first, second, (on,), "3%", 0.01, pairs, 1, time_budget, 0, True))
     with (
-        ended_as_by_ctrl_c(),
         tempfile.TemporaryDirectory(prefix="kdedge-compare-") as folder,
         listener_of(quiet) as (listener, _),
         progress.listening(listener),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
+from command_line import Program
 
 from kdedge import errors
-from kdedge.cli.errors import EXTRAS, explained
+from kdedge.cli.errors import EXTRAS, ended_as_by_ctrl_c, explained
 
 
 def ending(error: BaseException, debug: bool = False) -> int:
@@ -73,6 +79,56 @@ def test_every_extra_that_is_named_is_one_of_the_package() -> None:
 def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(KeyboardInterrupt()) == 2
     assert "finished stages are kept" in capsys.readouterr().err
+
+
+@contextmanager
+def others_hear() -> Iterator[list[int]]:
+    """Who hears of SIGTERM where kdedge does not: else it would end the tests."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+WORK = {
+    "run": ("kdedge.api.run_pipeline", ()),
+    "profile": ("kdedge.api.run_pipeline", ()),
+    "tune": ("kdedge.api.search", ()),
+    "quantize": ("kdedge.cli.quantizing.quantize_and_tell", ("--dialect", "openvino", "--data", "x.npz", "-o", "out.onnx")),
+}
+
+
+@pytest.mark.parametrize("command", WORK)
+def test_sigterm_ends_every_command_as_ctrl_c_does(command: str, kdedge: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, options = WORK[command]
+    monkeypatch.setattr("kdedge.api.read_recipe", lambda *_: (None, None))
+    monkeypatch.setattr(place, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with others_hear() as heard:
+        ended = kdedge(command, "given.yaml", *options)
+        assert (ended.code, heard) == (2, [])
+        assert ended.err.endswith("interrupted: finished stages are kept; run the same command again to go on\n")
+        signal.raise_signal(signal.SIGTERM)  # the handler of before is back
+        assert heard == [signal.SIGTERM]
+
+
+def test_sigterm_stays_as_it_was_where_it_is_ignored_or_cannot_be_heard() -> None:
+    def unchanged() -> bool:
+        before = signal.getsignal(signal.SIGTERM)
+        with ended_as_by_ctrl_c():
+            return signal.getsignal(signal.SIGTERM) == before
+
+    assert not unchanged()
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(unchanged()))
+    thread.start()
+    thread.join()
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert (found, unchanged()) == ([True], True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_lack_of_memory_or_of_a_file_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:

@@ -310,6 +310,11 @@ def interrupted(process: subprocess.Popen[str], moment: Callable[[], Any]) -> En
     return ended_after(process, moment, lambda: os.killpg(process.pid, signal.SIGINT))
 
 
+def terminated(process: subprocess.Popen[str], moment: Callable[[], Any]) -> Ended:
+    """SIGTERM, as CI and service managers send it: to the program alone."""
+    return ended_after(process, moment, process.terminate)
+
+
 # Whether answers are kept is decided from measured times, and what is compared here is compared to the bit.
 LONG_TRAINING = ("distill.epochs=60", "distill.checkpoint_seconds=0", "distill.cache={use: never}")
 LONG_PROFILE = ("profile.min_seconds=30",)
@@ -343,9 +348,10 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [child for child, line in whole_runs.descendants(process.pid).items() if "kdedge.runtimes.worker" in line and "launches.profile" in line]
 
 
-def test_ctrl_c_in_a_measurement_leaves_no_worker_behind(finished: Path, workspace: Path) -> None:
+@pytest.mark.parametrize("how", [interrupted, terminated])
+def test_ctrl_c_or_sigterm_in_a_measurement_leaves_no_worker_behind(how: Callable[..., Ended], finished: Path, workspace: Path) -> None:
     process = begun("run", finished, workspace, *LONG_PROFILE)
-    ended = interrupted(process, lambda: workers(process))
+    ended = how(process, lambda: workers(process))
     refused(ended, "interrupted: finished stages are kept")
     assert stages(ended)["validate.validate onnxruntime-x86 fp32 on local"]
     # A killed worker's memory is given back by the kernel after its parent has gone on.
