@@ -25,12 +25,13 @@ def set_here(name: str, artifact: str, on: str, inputs: Path | None, sizes: Sequ
     from kdedge.devices import close_devices, open_device
     from kdedge.regression.arms import Given
     from kdedge.regression.baselines import set_baseline
-    from kdedge.regression.checking import refuse_inputs, single_arm
+    from kdedge.regression.checking import refuse_inputs, refuse_sizes, single_arm
 
     given = Given(inputs, tuple(sizes))
     refuse_inputs(artifact, given)
     with tempfile.TemporaryDirectory(prefix="kdedge-baseline-") as folder:
         arm = single_arm(artifact, workspace / FOLDER, given, Path(folder))
+        refuse_sizes(given, artifact)
         try:
             identity = open_device(on).identity
         finally:

@@ -24,6 +24,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 ONE_THREAD: dict[str, dict[str, Any]] = {"onnxruntime": {"threads": 1, "spinning": False}, "openvino": {"threads": 1}}
 """Options of a model file that comes without any: what repeats best."""
 RUNTIMES = {".onnx": "onnxruntime", ".ort": "onnxruntime", ".xml": "openvino"}
+DRAWN = ".onnx"
+"""Of these files alone inputs are drawn, where none are given."""
 WHOLE = ""
 """The key of a cell that is alone."""
 
@@ -179,10 +181,10 @@ def _given(path: Path) -> Arrays:
 
 
 def _drawn(path: Path, given: Given) -> Arrays:
-    if path.suffix != ".onnx":
+    if path.suffix != DRAWN:
         if given.others is not None:
             return {name: _array(Path(file)) for name, file in given.others.items()}
-        raise KdedgeError(f"{path.name}: give its inputs with --inputs FILE.npz; they are drawn for .onnx files alone")
+        raise KdedgeError(f"{path.name}: give its inputs with --inputs FILE.npz; they are drawn for {DRAWN} files alone")
     from kdedge.exporters.examples import random_feed
     from kdedge.exporters.foreign.opening import open_graph
     from kdedge.exporters.given_sizes import fill_sizes, name_dimensions, parse_sizes, specs_at

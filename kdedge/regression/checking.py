@@ -22,7 +22,7 @@ from kdedge.latency.holm import confirmed, holm
 from kdedge.latency.looks import fewest_even
 from kdedge.latency.verdicts import EXIT_CODES, State
 from kdedge.measured import DeviceIdentity
-from kdedge.regression.arms import RUNTIMES, WHOLE, Given, arms_of, holds_bundles, key_of, with_inputs_of
+from kdedge.regression.arms import DRAWN, RUNTIMES, WHOLE, Given, arms_of, holds_bundles, key_of, with_inputs_of
 from kdedge.regression.baselines import names, read_baseline
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def run_check(
     before = sides_of(baseline, store, given, folder / "baseline")
     others = next(iter(before.values())).job.buckets[0] if len(before) == 1 else None
     after = sides_of(candidate, store, replace(given, others=others), folder / "candidate")
+    refuse_sizes(given, baseline, candidate)
     before, after = _by_the_same_keys(before, after)
     keys = sorted(set(before) & set(after))
     if not keys:
@@ -355,6 +356,22 @@ def refuse_inputs(named: str, given: Given) -> None:
     """
     if given.inputs is not None and not Path(named).is_file():
         raise KdedgeError(f"--inputs {given.inputs}: {named} brings its own inputs, on which both sides are timed")
+
+
+def refuse_sizes(given: Given, *named: str) -> None:
+    """Sizes are for inputs that are drawn: where none are, nobody would look at them.
+
+    Raises:
+        KdedgeError: sizes are given, and all inputs are brought or given.
+    """
+    if not given.sizes:
+        return
+    option = f"--size {', '.join(given.sizes)}"
+    if given.inputs is not None:
+        raise KdedgeError(f"{option}: the inputs are those of --inputs {given.inputs}, and none are drawn: leave out one of both")
+    if not any(Path(one).is_file() and Path(one).suffix == DRAWN for one in named):
+        what = "is no such file" if len(named) == 1 else "are no such files"
+        raise KdedgeError(f"{option}: inputs of this size are drawn for {DRAWN} files that come alone; {' and '.join(named)} {what}: leave it out")
 
 
 def _environment_notes(baseline: Arm, device: DeviceIdentity) -> list[str]:

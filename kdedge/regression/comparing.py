@@ -15,10 +15,10 @@ from kdedge.bundle.manifest import MANIFEST, read_manifest
 from kdedge.devices import open_device
 from kdedge.devices.device import Device
 from kdedge.devices.jobs import run_job
-from kdedge.errors import DataError, MeasurementError
+from kdedge.errors import LOST, DataError, MeasurementError
 from kdedge.latency.check import Arm, Checked, CheckSettings, check, differences
 from kdedge.regression.arms import Given, with_inputs_of
-from kdedge.regression.checking import refuse_inputs, single_arm
+from kdedge.regression.checking import refuse_inputs, refuse_sizes, single_arm
 from kdedge.runtimes.job import Result
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def compare(
     refuse_inputs(first, given)
     one = _side(first, store, given, folder / "first")
     other = _side(second, store, replace(given, others=one.arm.job.buckets[0]), folder / "second")
+    refuse_sizes(given, first, second)
     other = replace(other, arm=with_inputs_of(other.arm, one.arm))
     device = open_device(device_name)
     told(f"running both on {_rows(one.inputs)} examples")

@@ -81,6 +81,26 @@ def test_a_kept_baseline_is_compared_by_its_name_on_its_own_inputs(kdedge: Progr
     assert json.loads(ended.out)["outputs"][0]["largest_difference"] == 5.0
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("check", "before.onnx", "after.onnx", "--inputs", "x.npz"), "the inputs are those of --inputs x.npz, and none are drawn: leave out one of"),
+        (("compare", "before.onnx", "after.onnx", "--inputs", "x.npz"), "the inputs are those of --inputs x.npz, and none are drawn"),
+        (("baseline", "set", "other", "before.onnx", "--inputs", "x.npz"), "the inputs are those of --inputs x.npz, and none are drawn"),
+        (("check", "released", "released"), "drawn for .onnx files that come alone; released and released are no such files: leave it out"),
+        (("compare", "released", "released"), "drawn for .onnx files that come alone; released and released are no such files: leave it out"),
+        (("baseline", "set", "other", "released"), "drawn for .onnx files that come alone; released is no such file: leave it out"),
+    ],
+)
+def test_a_size_of_which_no_use_is_made_is_refused(words: tuple[str, ...], says: str, kdedge: Program, world: World) -> None:
+    np.savez(world.folder / "x.npz", x=np.full((1, 3), 5, np.float32))
+    assert kdedge("baseline", "set", "released", "before.onnx", "--on", "same").code == 0
+    ended = kdedge(*words, "--on", "same", "--size", "batch=2")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--size batch=2: " in ended.err
+    assert says in ended.err
+
+
 def test_a_board_is_let_go_when_the_work_on_it_is_done(kdedge: Program, world: World) -> None:
     """What was set on it is undone, and others may have it."""
     for words in (("compare", "before.onnx", "after.onnx"), ("baseline", "set", "released", "before.onnx")):
