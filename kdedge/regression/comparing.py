@@ -170,7 +170,10 @@ def _outputs(device: Device, arm: Arm, inputs: Sequence[Bucket], work: Path) -> 
     """What an artifact gives for each bucket, by its session options."""
     work.mkdir(parents=True)
     job = replace(arm.job, kind="validate", buckets=[dict(bucket) for bucket in inputs])
-    result: Result = run_job(device, job, work, TIMEOUT, "compare")
+    try:
+        result: Result = run_job(device, job, work, TIMEOUT, "compare")
+    except LOST as error:  # as while it is timed
+        raise MeasurementError(f"{arm.name} cannot be run on {device.identity.name}: {error}") from error
     if result.status != "ok":
         raise MeasurementError(f"{arm.name} cannot be run on {device.identity.name}: {result.reason}")
     if len(result.outputs) != len(inputs):

@@ -12,6 +12,7 @@ from command_line import Program
 from regression_world import SLOWER, World, make_world, model
 
 from kdedge import devices
+from kdedge.errors import DeviceGone
 
 
 @pytest.fixture
@@ -72,6 +73,18 @@ def test_a_machine_that_throttled_gives_no_latency(kdedge: Program, world: World
     assert ended.code == 4
     assert "latency: invalid: " in ended.out
     assert "y [3]: largest difference" in ended.out
+
+
+def test_a_device_that_is_lost_is_an_invalid_measurement_also_while_outputs_are_compared(
+    kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise DeviceGone("the board is gone")
+
+    monkeypatch.setattr("kdedge.regression.comparing.run_job", lost)
+    ended = kdedge("compare", "before.onnx", "after.onnx", "--on", "same", "--size", "batch=1")
+    assert (ended.code, ended.out) == (4, "")
+    assert ended.err.endswith("measurement error: before cannot be run on same: the board is gone\n")
 
 
 def test_a_kept_baseline_is_compared_by_its_name_on_its_own_inputs(kdedge: Program, world: World) -> None:
