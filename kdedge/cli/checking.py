@@ -83,7 +83,7 @@ def check_here(
                 told=listener.message,
             )
         except KeyboardInterrupt as stop:
-            kept_of = "nothing of it is kept" if kept is None else "the launches that had ended are kept in the history"
+            kept_of = "nothing of it is kept" if kept is None else "its finished pairs of launches are kept in the history"
             raise Interrupted(f"there is no verdict; {kept_of}; the same command checks anew") from stop
         finally:  # while somebody listens: what could not be put back on a board is told
             close_devices()

@@ -91,7 +91,7 @@ def check(
     launched: Callable[[LaunchRecord], None] = lambda record: None,
 ) -> Checked:
     """Run a check on an opened device. `folder`: an empty one for raw samples. `known_noise`: standard deviation of log ratios from earlier checks.
-    `launched`: is handed each launch of a pair when it has ended, so that those of a check that is broken off are known.
+    `launched`: is handed both launches of a pair when it has ended, so that those of a check that is broken off are known.
 
     Raises:
         MeasurementError: one side cannot be launched at all, the settings cannot decide anything, or the device is lost.

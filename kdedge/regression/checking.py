@@ -238,12 +238,20 @@ class _Family:
         except (KeyboardInterrupt, WorkspaceError) as error:
             if launched:
                 reason = str(error) or "interrupted"
-                self._keep(broken_off(baseline, candidate, settings, reason, time.monotonic() - begun, launched), device, settings, started)
+                found = self._of_one_version(broken_off(baseline, candidate, settings, reason, time.monotonic() - begun, launched), settings)
+                for unkept in self._keep(found, device, settings, started):  # there is no report that could say it
+                    raise WorkspaceError(f"{reason}; {unkept}") from error
             raise
-        if other := [file for file, stamp in _stamps(baseline, candidate).items() if stamp != self.stamps[file]]:
-            reason = f"{Path(other[0]).name} was changed while it was checked: nobody knows which of its versions was timed"
-            found = broken_off(baseline, candidate, settings, reason, found.seconds)
+        found = self._of_one_version(found, settings)
         return found, (*unread, *self._keep(found, device, settings, started))
+
+    def _of_one_version(self, found: Checked, settings: CheckSettings) -> Checked:
+        """The check, without its launches where a file of a model was changed meanwhile."""
+        other = [file for file, stamp in _stamps(found.baseline, found.candidate).items() if stamp != self.stamps[file]]
+        if not other:
+            return found
+        reason = f"{Path(other[0]).name} was changed while it was checked: nobody knows which of its versions was timed"
+        return broken_off(found.baseline, found.candidate, settings, reason, found.seconds)
 
     def _keep(self, found: Checked, device: Device, settings: CheckSettings, started: datetime) -> tuple[str, ...]:
         """Add to the history; what must be said where that cannot be."""

@@ -152,7 +152,7 @@ def test_a_budget_that_is_too_short_says_how_long_it_takes(kdedge: Program, worl
 
 
 @pytest.mark.parametrize(
-    ("history", "kept"), [("h.sqlite", "the launches that had ended are kept in the history"), ("none", "nothing of it is kept")]
+    ("history", "kept"), [("h.sqlite", "its finished pairs of launches are kept in the history"), ("none", "nothing of it is kept")]
 )
 def test_an_interrupted_check_says_what_is_kept_of_it(
     history: str, kept: str, kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch

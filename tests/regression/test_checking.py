@@ -263,6 +263,35 @@ def test_a_check_that_is_broken_off_keeps_the_launches_that_had_ended(
     assert all(samples is not None for samples in history.samples(session.id))
 
 
+@pytest.mark.parametrize("how", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_check_that_is_broken_off_and_cannot_be_kept_says_so(how: BaseException, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise WorkspaceError("the history is full")
+
+    history = open_history(str(world.folder / "history.sqlite"))
+    monkeypatch.setattr(type(history), "add", full)
+    monkeypatch.setattr("kdedge.latency.check.run_launch", Ends(8, how))
+    with pytest.raises((WorkspaceError, KeyboardInterrupt)) as ended:  # a KeyboardInterrupt would end the tests
+        run(world, "same", history=history)
+    assert re.search(r"(^interrupted|make room there.*); this check is not kept: the history is full$", str(ended.value))
+
+
+def test_launches_of_a_file_that_was_changed_are_not_kept_either_where_the_check_is_broken_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Replaced(Ends):
+        def __call__(self, *arguments: Any) -> Any:
+            if self.left == 0:
+                model(world.after, 3.0)
+            return super().__call__(*arguments)
+
+    history = open_history(str(world.folder / "history.sqlite"))
+    monkeypatch.setattr("kdedge.latency.check.run_launch", Replaced(8, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run(world, "same", history=history)
+    (session,) = history.sessions()
+    assert session.launches == ()
+    assert session.told["reason"] == "after.onnx was changed while it was checked: nobody knows which of its versions was timed"
+
+
 def test_a_check_whose_device_is_lost_keeps_the_launches_that_had_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     history = open_history(str(world.folder / "history.sqlite"))
     monkeypatch.setattr("kdedge.latency.check.run_launch", Ends(8, DeviceGone("the board is gone")))
