@@ -87,12 +87,14 @@ def check_here(
             raise Interrupted(f"there is no verdict; {kept_of}; the same command checks anew") from stop
         finally:  # while somebody listens: what could not be put back on a board is told
             close_devices()
-    if not quiet:
-        for line in lines_of(report):
-            print(line)
-    if as_json:
-        print(json.dumps(report.as_json()))
-    write_outputs(report, outputs)  # last: a file that cannot be written costs no verdict that was measured
+    try:
+        if not quiet:
+            for line in lines_of(report):
+                print(line)
+        if as_json:
+            print(json.dumps(report.as_json()))
+    finally:  # last, since a file that cannot be written costs no verdict that was measured; also where the reader of the verdict has gone
+        write_outputs(report, outputs)
     return report.exit_code
 
 

@@ -176,6 +176,16 @@ def test_a_file_that_cannot_be_written_costs_no_verdict(kdedge: Program, world: 
     assert ended.err.endswith("workspace error: /dev/full cannot be written: No space left on device\n")
 
 
+def test_a_reader_that_has_gone_costs_no_file(kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("kdedge.regression.outputs.lines_of", gone)
+    monkeypatch.setattr("kdedge.cli.errors.unread", lambda: sys.exit(2))  # it would silence the tests too
+    assert kdedge("check", *BOTH, "--on", "slower", "--history", "none", "--junit", "junit.xml").code == 2
+    assert "regressed" in (world.folder / "junit.xml").read_text()
+
+
 def test_where_no_history_can_be_kept_it_says_how_to_do_without(kdedge: Program, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     ended = kdedge("check", *BOTH, "--on", "same")
