@@ -66,9 +66,11 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
             if path.is_dir():
                 raise WorkspaceError(f"{path} cannot be written: it is a folder")
             stood = path.exists()
+            if stood and not path.is_file():
+                continue  # a pipe: who reads it takes our closing for the end
             path.open("a").close()  # rights alone do not tell of a file system that is mounted for reading
             if not stood:
-                path.unlink()
+                path.resolve().unlink()  # not the link, where it is one to a file that is to come
         except OSError as error:
             raise _unwritten(path, error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
     check_outputs({"junit": tmp_path / "junit.xml", "markdown": tmp_path / "summary.md"})
     assert [path.name for path in tmp_path.iterdir()] == ["summary.md"]
     assert (tmp_path / "summary.md").read_text() == "# before\n"
+    (tmp_path / "latest.xml").symlink_to(tmp_path / "today.xml")
+    os.mkfifo(tmp_path / "pipe")
+    check_outputs({"junit": tmp_path / "latest.xml", "markdown": tmp_path / "pipe"})  # who opens a pipe to write waits for a reader
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.xml", "pipe", "summary.md"]
+    assert (tmp_path / "latest.xml").is_symlink()
     with pytest.raises(WorkspaceError, match=r"^/proc/junit\.xml cannot be written: "):  # where not even root may write
         check_outputs({"junit": Path("/proc/junit.xml")})
 
