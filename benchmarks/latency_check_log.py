@@ -173,10 +173,11 @@ def _beside(lines: Sequence[Line], settings: CheckSettings) -> list[str]:
         if found:
             row = figures_of(found)
             decided = row["checks"] - row["inconclusive"] - row["invalid"]
-            noise = 100 * statistics.median(line["noise"] for line in found if line.get("noise") is not None)
+            noises = [line["noise"] for line in found if line.get("noise") is not None]
+            noise = f"{100 * statistics.median(noises):.1f} %" if noises else "not known"
             where = "; ".join(sorted({line["machine"]["processor"] for line in found}))
             text.append(
-                f"Beside the proof, on machines that are not quiet ({where}; noise of a pair of launches {noise:.1f} %): {TITLES[scenario]}: "
+                f"Beside the proof, on machines that are not quiet ({where}; noise of a pair of launches {noise}): {TITLES[scenario]}: "
                 f"{row['regressed']} of {row['checks']} flagged, {decided} decided."
             )
     return text

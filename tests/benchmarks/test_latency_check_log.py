@@ -84,6 +84,8 @@ def test_a_machine_that_was_not_found_quiet_is_no_part_of_the_proof_and_is_told_
     beside = "on machines that are not quiet (a loud one; noise of a pair of launches 10.0 %): A/A, quiet: 0 of 2 flagged, 1 decided."
     assert beside in log.about(lines, there, SETTINGS)[-1]
     assert beside in log.about(lines[:2], {scenario: [] for scenario in log.SCENARIOS}, SETTINGS)[-1]
+    throttled = line(log, "quiet", 0, "invalid", quiet_machine=False, noise=None)
+    assert "noise of a pair of launches not known" in log.about([throttled], {scenario: [] for scenario in log.SCENARIOS}, SETTINGS)[-1]
 
 
 def test_a_machine_is_quiet_where_a_check_would_find_the_injected_work_nearly_always(bench: Callable[[str], ModuleType]) -> None:
