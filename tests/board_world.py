@@ -22,8 +22,9 @@ RUNTIMES = Path(__file__).parents[1] / "runtimes"
 QUICK = Patience(wait=0.01, longest_wait=0.1, outage=20.0, poll=0.02, longest_poll=0.1, start=20.0)
 IDENTITY = DeviceIdentity("board", "ssh", ("x86_64",), {"cores": "1"})
 
-# Runtime `counted`: the fake one, which notes each time that it is opened, and takes its time.
+# Runtime `counted`: the fake one, which notes each time that it is opened, and takes its time, or waits until a file is there.
 COUNTED = """
+import os
 import time
 from .fake import is_available, version
 from . import fake
@@ -33,6 +34,8 @@ def open_session(paths, options):
     with open(options["count"], "a") as handle:
         handle.write("opened\\n")
     time.sleep(options.get("seconds", 0))
+    while not os.path.exists(options.get("until", "/")):
+        time.sleep(0.02)
     return fake.open_session(paths, options)
 """
 

@@ -106,8 +106,10 @@ def test_a_job_at_its_limit_dies_with_its_group(archive: Path, folder: Path) -> 
 
 
 def test_of_two_supervisors_that_start_at_once_one_does_the_job(archive: Path, folder: Path) -> None:
-    staged(folder, count=str(folder.parent / "count"), seconds=1.5)
+    staged(folder, count=str(folder.parent / "count"), until=str(folder.parent / "go"))
     started = [start(archive, folder) for _ in range(4)]
+    eventually(lambda: sum(each.poll() is not None for each in started) == 3)
+    (folder.parent / "go").touch()
     codes = sorted(each.wait() for each in started)
     assert codes == [DONE, TAKEN, TAKEN, TAKEN]
     assert begun(folder.parent / "count") == 1
@@ -117,7 +119,7 @@ def test_of_two_supervisors_that_start_at_once_one_does_the_job(archive: Path, f
 
 def test_a_job_dies_with_its_supervisor_and_the_next_one_begins_anew(archive: Path, folder: Path) -> None:
     count = folder.parent / "count"
-    staged(folder, count=str(count), seconds=1.5)
+    staged(folder, count=str(count), until=str(folder.parent / "go"))
     first = start(archive, folder)
     eventually(lambda: begun(count))
     assert live_supervisor(str(folder))
@@ -127,6 +129,7 @@ def test_a_job_dies_with_its_supervisor_and_the_next_one_begins_anew(archive: Pa
     eventually(lambda: not runs(job[0]))
     assert not live_supervisor(str(folder))
     (folder / "work" / "samples_ns.npy").write_text("half of an earlier attempt")
+    (folder.parent / "go").touch()
     assert start(archive, folder).wait() == DONE
     assert (begun(count), ended(folder)["status"]) == (2, "ok")
     assert sorted(path.name for path in folder.glob("claim-*")) == ["claim-1", "claim-2"]
@@ -176,10 +179,11 @@ def test_a_full_disk_is_said(archive: Path, folder: Path, tmp_path: Path) -> Non
         small.rmdir()
         pytest.skip("needs the right to mount a small file system")
     try:
-        inside = staged(small / "0123456789abcdef", count=str(tmp_path / "count"), seconds=1)
+        inside = staged(small / "0123456789abcdef", count=str(tmp_path / "count"), until=str(tmp_path / "go"))
         supervisor = start(archive, inside)
         eventually(lambda: begun(tmp_path / "count"))
         subprocess.run(["sh", "-c", 'cat /dev/zero >"$1"', "sh", str(small / "filler")], capture_output=True, check=False)
+        (tmp_path / "go").touch()
         assert supervisor.wait() == DONE
         assert (ended(inside)["status"], ended(inside)["disk_full"]) == ("", True)
     finally:
