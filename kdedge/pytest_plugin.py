@@ -69,19 +69,20 @@ def latency_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         kept = Path(workspace) if workspace is not None else request.config.rootpath / ".kdedge"
         try:
             with _alone(request, tmp_path_factory), opened_history(history, kept) as opened:
-                report = run_check(
-                    *names,
-                    (on,),
-                    settings_of(Asked(*names, (on,), margin, alpha, pairs, looks, time_budget, 0, allow_env_mismatch)),
-                    tmp_path_factory.mktemp("latency"),
-                    given=Given(None if inputs is None else Path(inputs), sizes),
-                    store=kept / "baselines",
-                    history=opened,
-                )
+                try:
+                    report = run_check(
+                        *names,
+                        (on,),
+                        settings_of(Asked(*names, (on,), margin, alpha, pairs, looks, time_budget, 0, allow_env_mismatch)),
+                        tmp_path_factory.mktemp("latency"),
+                        given=Given(None if inputs is None else Path(inputs), sizes),
+                        store=kept / "baselines",
+                        history=opened,
+                    )
+                finally:
+                    close_devices()  # before another worker's turn; a process that goes on holds no lease, and leaves nothing set
         except KdedgeError as error:
             raise KdedgeError(f"{error.kind}: {error}") from None
-        finally:
-            close_devices()  # a process that goes on holds no lease, and leaves nothing set
         said = f"{report.state}: {headline_of(report)}"
         request.node.user_properties.append(("latency_check", said))
         if report.state == "regressed" or (report.state == "inconclusive" and doing == "fail"):

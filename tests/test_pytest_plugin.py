@@ -20,6 +20,8 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 SUITE = """
+import contextlib
+
 import pytest
 
 MODELS = ("before.onnx", "after.onnx")
@@ -56,6 +58,20 @@ def test_nothing_stays_open(latency_check):
     from kdedge import devices
     latency_check(*MODELS, on="same", **SIZES)
     assert not devices._opened
+
+def test_boards_are_let_go_before_another_worker_has_its_turn(latency_check, monkeypatch):
+    from kdedge import devices, pytest_plugin
+    seen = []
+
+    @contextlib.contextmanager
+    def alone(*_):
+        seen.append(len(devices._opened))
+        yield
+        seen.append(len(devices._opened))
+
+    monkeypatch.setattr(pytest_plugin, "_alone", alone)
+    latency_check(*MODELS, on="same", **SIZES)
+    assert seen == [0, 0]
 """
 
 # What a check does is written down instead: when it began and when it ended.
@@ -127,6 +143,10 @@ def test_what_cannot_be_told_is_skipped_unless_asked_otherwise(ran: dict[str, El
     assert "inconclusive: median cannot be told from 3 %" in said(ran["test_loud"])
     assert outcome(ran["test_loud_must_not_be"]) == "failure"
     assert outcome(ran["test_loud_is_fine"]) == "passed"
+
+
+def test_a_worker_lets_boards_go_within_its_turn(ran: dict[str, ElementTree.Element]) -> None:
+    assert outcome(ran["test_boards_are_let_go_before_another_worker_has_its_turn"]) == "passed"
 
 
 def test_an_invalid_check_is_an_error_and_no_regression(ran: dict[str, ElementTree.Element]) -> None:
