@@ -274,7 +274,7 @@ class _Family:
 
 def _flag(found: Checked, p: float, cells: int) -> str:
     """What was seen when a cell was flagged: pages and tables show its second measurement."""
-    worst = min(found.verdict.tests, key=lambda test: test.p_regressed)
+    worst = min((test for test in found.verdict.tests if test.slower > test.faster), key=lambda test: test.p_regressed)
     return f"the first measurement: {worst.metric} slower by {worst.effect}, p {p:.2g} by Holm over {cells} cells"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from regression_world import World, make_world, model, sha256
+from regression_world import SLOW, World, checked, make_world, model, sha256
 
 from kdedge.errors import DeviceGone, KdedgeError, WorkspaceError
 from kdedge.latency.check import Arm, Checked, CheckSettings
@@ -299,6 +299,13 @@ def test_a_check_whose_device_is_lost_keeps_the_launches_that_had_ended(world: W
     assert (report.state, report.cells[0].first.verdict.counted) == ("invalid", ())
     assert "the device was lost after 3 pairs" in report.cells[0].first.verdict.reason
     assert len(report.cells[0].first.launches) == len(history.sessions()[0].launches) == 6
+
+
+def test_a_metric_that_is_too_skewed_to_be_flagged_is_not_named_as_what_was() -> None:
+    found = checked(SLOW)
+    median, p90 = found.verdict.tests
+    found = replace(found, verdict=replace(found.verdict, tests=(median, replace(p90, p_regressed=0.0, slower=3, faster=7))))
+    assert checking._flag(found, 0.001, 2).startswith("the first measurement: latency_median slower by ")
 
 
 def test_a_device_that_is_asked_for_twice_is_one_cell(world: World) -> None:
