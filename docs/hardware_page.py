@@ -13,6 +13,7 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,9 @@ def entered(tests: str) -> set[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "seen.json"
         command = [sys.executable, str(Path(__file__).resolve()), "--watch", tests, str(answer)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        # Not as a part of a run of tests that this may be called from: its options (`-n`, `-k`) are not meant for these tests.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        done = subprocess.run(command, cwd=ROOT, env=ours, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{tests} does not pass, so the page cannot be made:\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
         return {(module, name) for module, name in json.loads(answer.read_text())}

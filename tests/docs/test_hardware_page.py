@@ -35,6 +35,15 @@ def test_the_page_is_what_a_test_run_says(script: ModuleType) -> None:
     assert committed == made, f"docs/hardware.md is out of date; make it again with: {script.COMMAND}\n{changes}"
 
 
+def test_options_of_the_tests_that_run_are_not_those_of_the_tests_that_are_watched(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = tmp_path / "test_watched.py"
+    watched.write_text("def test_one():\n    from kdedge.runtimes import cuda\n    cuda.library_candidates()\n")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--collect-only")
+    assert ("runtimes/cuda.py", "library_candidates") in script.entered(str(watched))
+
+
 def test_every_function_of_every_adapter_is_counted(script: ModuleType) -> None:
     text = script.PAGE.read_text(encoding="utf-8")
     for module in script.GPU_MODULES:
