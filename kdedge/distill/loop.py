@@ -59,13 +59,15 @@ def train(
     what: str,
     guide: Guide | None = None,
     after_epoch: AfterEpoch | None = None,
+    smoothed: bool = False,
 ) -> ModelFiles:
     """Train a model on the training split and write `model.safetensors` and `metrics.jsonl` into `folder`.
 
     All randomness is a pure function of the seed (the recipe's, or the section's own) and the step, so that a run that was killed goes on from
     its last checkpoint and ends in the same bytes (on the same number of threads, by which sums are split). `what` is what progress calls
     this run. Several processes (`torchrun`, `accelerate launch`) share `folder`; the first of them writes. `after_epoch` is told each finished
-    epoch (from 1) with the weights that would be exported then; it may end the run by an exception.
+    epoch (from 1) with the weights that would be exported then; it may end the run by an exception. `smoothed`: before the last epoch it is told
+    their average over about half an epoch, since while the learning rate is high the latest weights are off by chance.
 
     Raises:
         TrainingError: the model cannot be trained, class counts differ, or a loss is no number (the last good checkpoint is kept).
@@ -82,7 +84,7 @@ def train(
         # Weights that are there were written by an attempt that was killed after its last step.
         if not weights.exists():
             _check(spec, model, guide, data)
-            run = _Run(accelerator, spec, training, data, seed, folder, what, model, guide, after_epoch)
+            run = _Run(accelerator, spec, training, data, seed, folder, what, model, guide, after_epoch, smoothed)
             run.resume()
             run.finish_training()
             accelerator.wait_for_everyone()
@@ -134,6 +136,7 @@ class _Run:
         model: Model,
         guide: Guide | None,
         after_epoch: AfterEpoch | None,
+        smoothed: bool,
     ) -> None:
         section = training.section
         examples = open_examples(data.splits["train"])
@@ -147,6 +150,8 @@ class _Run:
         self.step = self._assemble(task, spec, model, len(examples))
         self.prepared, self.optimizer = accelerator.prepare(self.step, build_optimizer(self.step, section.optimizer))
         self.average = Average(model, section.ema) if section.ema is not None else None
+        # A decay of 1 - 1/n averages over about n steps.
+        self.smoothed = Average(model, max(0.0, 1.0 - 2.0 / self.batches.steps_per_epoch)) if smoothed and self.average is None else None
         self.log = TermLog(training.terms, self.batches.steps_per_epoch, section.epochs, self._mean_over_processes)
         self.board: Board | None = None
         # A model may hold infinities on purpose, as attention masks do.
@@ -164,6 +169,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load(state["average"])
+        if self.smoothed is not None:
+            self.smoothed.load(state["smoothed"])
         self.log.load(state["log"])
         self.done = state["step"]
 
@@ -226,8 +233,9 @@ class _Run:
         if self.section.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.step.parameters(), self.section.clip_norm)
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.done)
+        for average in (self.average, self.smoothed):
+            if average is not None:
+                average.update(self.done)
         shares = [len(piece.samples) / len(batch.samples) for piece in pieces]
         mean = values[0] if len(values) == 1 else torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum(0)
         self.log.add(mean, self.step.weights(moment), batch.share)
@@ -282,7 +290,8 @@ class _Run:
             (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
             write_weights(self._exported(), self.folder / SNAPSHOTS / f"{epoch:04d}.safetensors")
         if self.after_epoch is not None:
-            self.after_epoch(epoch, self._exported())
+            is_last = epoch == self.section.epochs
+            self.after_epoch(epoch, self._exported() if self.smoothed is None or is_last else self.smoothed.state)
 
     def _exported(self) -> dict[str, Tensor]:
         """What is written at the end: the average where there is one."""
@@ -301,12 +310,13 @@ class _Run:
             **{name: dict(part.state_dict()) for name, part in self._parts().items()},
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state if self.average is not None else None,
+            "smoothed": self.smoothed.state if self.smoothed is not None else None,
             "log": self.log.state(),
         }
 
     def _identity(self) -> str:
         shapes = [(name, tuple(value.shape)) for part in self._parts().values() for name, value in part.state_dict().items()]
-        return hashlib.sha256(repr((self.seed, self.total, self.average is None, shapes)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.seed, self.total, self.average is None, self.smoothed is None, shapes)).encode()).hexdigest()
 
     def _values(self) -> dict[str, Tensor]:
         """Everything that is trained or counted along, by name: the student's as in its weights, then that of peers and losses."""

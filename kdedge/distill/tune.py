@@ -95,7 +95,7 @@ def _try(place: Place, study: Study, what: Search, guide: Guide, score: HeldOut)
     training = replace(what.training, section=section, terms=terms_of(section, True))
     last: list[Float64] = []
 
-    def after_epoch(epoch: int, state: dict[str, Tensor]) -> None:
+    def told(epoch: int, state: dict[str, Tensor]) -> None:
         last[:] = [score.of(state)]
         value = float(last[0].mean())
         if not study.report(place, epoch, value):
@@ -104,7 +104,9 @@ def _try(place: Place, study: Study, what: Search, guide: Guide, score: HeldOut)
     try:
         with study.alive(place), tempfile.TemporaryDirectory(prefix="kdedge-trial-") as name, accelerated(section.precision) as accelerator:
             score.device, folder = accelerator.device, Path(name)
-            train(accelerator, what.student, training, what.data, what.seed, folder=folder, what="trial", guide=guide, after_epoch=after_epoch)
+            train(
+                accelerator, what.student, training, what.data, what.seed, folder=folder, what="trial", guide=guide, after_epoch=told, smoothed=True
+            )
         study.finish(place, float(last[0].mean()), packed(last[0]), time.monotonic() - started)
         said = f"{last[0].mean():.4g}"
     except (_GivenUp, Diverged) as error:

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 from kdedge import progress
 from kdedge.artifact import ModelFiles, PreparedData, TeacherFiles
+from kdedge.distill.acceleration import accelerated
+from kdedge.distill.loop import train
 from kdedge.distill.spec import TeacherSpec, TrainingSpec
 from kdedge.distill.teacher import obtain
 from kdedge.distill.trainer import distill
@@ -238,6 +240,34 @@ def test_the_average_is_exported_with_its_batch_statistics(data: PreparedData, t
     assert not torch.equal(last["conv.weight"], average["conv.weight"])
     assert not torch.equal(last["norm.running_mean"], average["norm.running_mean"])
     assert average["norm.num_batches_tracked"] == 12
+
+
+def test_who_follows_a_run_smoothed_is_told_averages_and_at_last_what_is_exported(data: PreparedData, tmp_path: Path) -> None:
+    def followed(smoothed: bool, batch_size: int = 16) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+        states: list[dict[str, torch.Tensor]] = []
+        folder = made(tmp_path / f"{smoothed} {batch_size}")
+        with accelerated("fp32") as accelerator:
+            files = train(
+                accelerator,
+                spec(),
+                training(batch_size=batch_size),
+                data,
+                SEED,
+                folder=folder,
+                what="student",
+                after_epoch=lambda _, state: states.append({name: value.clone() for name, value in state.items()}),
+                smoothed=smoothed,
+            )
+        return states, load_file(str(files.weights))
+
+    (plain, _), (smooth, exported) = followed(False), followed(True)
+    assert len(plain) == len(smooth) == 3
+    for name in ("conv.weight", "norm.running_mean"):
+        assert all(not torch.equal(one[name], other[name]) for one, other in zip(plain[:-1], smooth[:-1], strict=True))
+    assert all(torch.equal(plain[-1][name], smooth[-1][name]) and torch.equal(exported[name], plain[-1][name]) for name in exported)
+    # Over half an epoch of two steps there is nothing to average.
+    (plain, _), (smooth, _) = followed(False, 25), followed(True, 25)
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(plain, smooth, strict=True) for name in one)
 
 
 def test_metrics_hold_each_term_before_and_after_weighting(data: PreparedData, teacher: TeacherFiles, tmp_path: Path) -> None:
