@@ -20,6 +20,8 @@ from kdedge.tasks import TASKS
 from kdedge.trained import CachedView, TrainedLesson
 from kdedge.workspace import Workspace
 
+_OBTAIN = "kdedge.distill.teacher:obtain"
+
 
 def prepare_data(recipe: Recipe, workspace: Workspace) -> PreparedData:
     """The data, read once and checked, also against the models that it is for.
@@ -39,7 +41,8 @@ def rehearse(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
     """Before a teacher is trained: run each model that will be taught, and take the first step of each lesson whose losses look inside the models or
     are the user's own.
 
-    Of kdedge's own models, and of its losses on outputs alone, all is known already: whatever they are given, they can be computed.
+    Of kdedge's own models, and of its losses on outputs alone, all is known already but whether they fit into the memory: whatever they are given,
+    they can be computed.
 
     Raises:
         ModelError, TrainingError: a run would end with this when its student begins to learn.
@@ -50,12 +53,23 @@ def rehearse(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
         if not section.model.startswith("kdedge:"):
             with naming_key(key, section):
                 workspace.stage("kdedge.models.trial:try_out", resolve(section, data), label=key)
-    learning = data.without("test")
-    specs = tuple(spec.model for spec in teacher_specs(recipe, data.part("train")))
+    learning, training = data.without("test"), data.part("train")
+    teachers = teacher_specs(recipe, training)
+    if any(teacher.training is not None for teacher in teachers) and workspace.kept(_OBTAIN, teachers, training, recipe.seed) is None:
+        _check_sizes(recipe, data)
+    specs = tuple(teacher.model for teacher in teachers)
     course = course_of(recipe, recipe.distill, learning, taught=bool(specs))
     rehearsals = rehearsals_of(course, specs)
     if rehearsals:
         workspace.stage("kdedge.distill.rehearsal:rehearse", rehearsals, learning, recipe.seed)
+
+
+def _check_sizes(recipe: Recipe, data: PreparedData) -> None:
+    """No stage, because it is about this machine. It takes torch, which is loaded anyway where a teacher is about to be trained."""
+    check_size = ImportPath("kdedge.models.size:check_size").load()
+    for key, section in keyed_learners(recipe):
+        with naming_key(key, section):
+            check_size(resolve(section, data), learns=True)
 
 
 def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> TeacherFiles | None:
@@ -63,7 +77,7 @@ def obtain_teacher(recipe: Recipe, data: PreparedData, workspace: Workspace) -> 
     specs = teacher_specs(recipe, data)
     if not specs:
         return None
-    teacher: TeacherFiles = workspace.stage("kdedge.distill.teacher:obtain", specs, data, recipe.seed)
+    teacher: TeacherFiles = workspace.stage(_OBTAIN, specs, data, recipe.seed)
     return teacher
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdedge.artifact import Dimension, ModelFiles, TensorSpec
 from kdedge.errors import KdedgeError, ModelError, TrainingError
 from kdedge.models.normalize import Normalize
+from kdedge.models.size import check_size
 from kdedge.models.spec import LOGITS, ModelSpec, spec_of
 from kdedge.models.weights import fill, save_weights
 
@@ -59,7 +60,7 @@ def build(spec: ModelSpec) -> Model:
     """Make the model that a spec names: with its weights, or freshly initialised from torch's global random state.
 
     Raises:
-        ModelError: it is an ONNX file, the factory fails, or the weights do not fit.
+        ModelError: it is an ONNX file, the factory fails, it does not fit into the memory, or the weights do not fit.
     """
     model = Model(_construct(spec), spec)
     if spec.weights is not None:
@@ -136,6 +137,7 @@ def _said(error: BaseException) -> str:
 def _construct(spec: ModelSpec) -> nn.Module:
     if spec.factory is None:
         raise ModelError(f"model `{spec.name}` is an ONNX file: a runtime opens it, it cannot be built as a torch module")
+    check_size(spec)
     try:
         inner = spec.factory.load()(**spec.arguments)
     except (KdedgeError, ModuleNotFoundError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_recipes
+import torch
 
 from kdedge.api import run
 from kdedge.artifact import PreparedData
@@ -96,6 +98,32 @@ def test_a_network_that_fails_is_refused_before_a_teacher_is_trained(tmp_path: P
         content["student"] = {"model": "nets_that_fail:net"}
 
     refused(tmp_path, ModelError, "nets_that_fail:net", users, losses=[CE, KD, {"losses_that_fail:fine": 1.0}])
+
+
+def sized(width: int, depth: int = 0) -> small_recipes.Change:
+    def change(content: dict[str, Any]) -> None:
+        content["student"] = {"model": "kdedge:cnn", "arguments": {"width": width, "depth": depth}}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [
+        (10**8, r"student\.model: model `kdedge:cnn` has \S+ parameters with .*'width': 100000000.*they take \S+ TB.* this machine has \S+ .B"),
+        (10**10, r"student\.model: model `kdedge:cnn` cannot be made with .*larger than any memory"),
+        (10**30, r"student\.model: model `kdedge:cnn` cannot be made with .*larger than any memory"),
+    ],
+)
+def test_a_network_larger_than_the_memory_is_refused_before_a_teacher_is_trained(tmp_path: Path, width: int, message: str) -> None:
+    refused(tmp_path, ModelError, message, sized(width))
+
+
+def test_a_network_that_fits_alone_and_not_with_its_gradients_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Convolutions of 9 x (3 x 4 + 4 x 4 + 4 x 8 + 8 x 16) weights, with the rest about 1,850 numbers of four bytes.
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 8192}.__getitem__)
+    refused(tmp_path, ModelError, r"student\.model: .*its gradients as much again.*choose smaller numbers", sized(4))
 
 
 def test_what_can_be_computed_is_looked_at_once_and_never_where_losses_see_outputs_alone(tmp_path: Path) -> None:
