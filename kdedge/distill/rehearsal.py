@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdedge.artifact import PreparedData, TeacherFiles
-from kdedge.distill.doctor.first_step import FirstStep
+from kdedge.distill.doctor.first_step import EXAMPLES, FirstStep, at_once
 from kdedge.distill.ensemble import Teacher
 from kdedge.distill.lessons import Rehearsal
+from kdedge.distill.losses import LEARNED, LOSSES
 from kdedge.distill.seeding import derived, reproducible, seed_everything
-from kdedge.distill.spec import wanted_of_all
+from kdedge.distill.spec import TermSpec, wanted_of_all
 from kdedge.errors import ModelError, TrainingError
 from kdedge.models.class_names import class_map
 from kdedge.models.given import take
@@ -34,8 +35,8 @@ def rehearse(rehearsals: tuple[Rehearsal, ...], data: PreparedData, seed: int, *
         ModelError: a model fails.
     """
     for rehearsal in rehearsals:
-        # Each process of a launch has a folder of its own.
-        with reproducible(), tempfile.TemporaryDirectory(prefix="kdedge-rehearsal-") as name:
+        # Each process of a launch has a folder of its own; on the workspace's disk, which has room for a teacher.
+        with reproducible(), tempfile.TemporaryDirectory(prefix="rehearsal-", dir=folder) as name:
             try:
                 _first_step(rehearsal, data.learning(rehearsal.lesson.learn_from), seed, Path(name))
             except (TrainingError, ModelError) as error:
@@ -51,7 +52,18 @@ def _first_step(rehearsal: Rehearsal, data: PreparedData, seed: int, folder: Pat
     if wanted and rehearsal.teachers:
         files = stand_in([replace(spec, weights=None) for spec in rehearsal.teachers], data, seed, folder)
         guide = Teacher(files, data.task.load().logits, wanted)
-    FirstStep(replace(lesson.model, weights=None), lesson.training, data, guide, seed).take()
+    model, whole = replace(lesson.model, weights=None), at_once(lesson.training.section)
+    try:
+        FirstStep(model, lesson.training, data, guide, seed).take()
+    except TrainingError:
+        # A loss of the user's may need more examples than are enough for kdedge's.
+        if whole <= EXAMPLES or all(_is_own(term) for term in lesson.training.terms):
+            raise
+        FirstStep(model, lesson.training, data, guide, seed, examples=whole).take()
+
+
+def _is_own(term: TermSpec) -> bool:
+    return term.function.value in LOSSES.values() and (term.learned is None or term.learned.value in LEARNED.values())
 
 
 def stand_in(specs: Sequence[ModelSpec], data: PreparedData, seed: int, folder: Path) -> TeacherFiles:

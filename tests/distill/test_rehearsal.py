@@ -40,6 +40,13 @@ def one_way(student_logits):
 
 def fine(student_logits, teacher_logits):
     return (student_logits - teacher_logits).square().mean()
+
+def of_many(student_logits, teacher_logits):
+    return (student_logits - teacher_logits).square().mean(1).topk(40).values.mean()
+
+def of_few(student_logits, teacher_logits):
+    assert len(student_logits) <= 4, "too many at once"
+    return (student_logits - teacher_logits).square().mean()
 """
 
 
@@ -73,6 +80,12 @@ def refused(folder: Path, kind: type[KdedgeError], message: str, change: small_r
 )
 def test_losses_that_cannot_be_computed_are_refused_before_a_teacher_is_trained(tmp_path: Path, message: str, losses: list[dict[str, Any]]) -> None:
     refused(tmp_path, TrainingError, message, losses=losses)
+
+
+@pytest.mark.parametrize("sizes", [{"losses": "of_many", "batch_size": 48}, {"losses": "of_few", "batch_size": 16, "accumulate": 4}])
+def test_a_loss_of_the_users_is_tried_with_as_many_examples_as_it_gets(tmp_path: Path, sizes: dict[str, Any]) -> None:
+    losses = [CE, {f"losses_that_fail:{sizes['losses']}": 1.0}]
+    run(small_recipes.write(tmp_path, distill={**PLAIN, **sizes, "losses": losses}), workspace=tmp_path / "workspace", until="distill")
 
 
 def test_a_later_stage_is_looked_at_too(tmp_path: Path) -> None:

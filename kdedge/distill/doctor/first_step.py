@@ -22,6 +22,7 @@ from kdedge.distill.step import Scene, Step, place
 from kdedge.errors import TrainingError
 from kdedge.models.load import build
 from kdedge.models.spec import ModelSpec
+from kdedge.recipe import TrainSection
 
 # Examples of the step: enough for batch statistics and for losses that compare examples, few enough to take no time.
 EXAMPLES = 32
@@ -32,20 +33,23 @@ _START = Moment(0.0, 0.0)
 class FirstStep:
     """What the first step of `training` would see: student and trained parts as the run would begin with them, and the teacher's answers.
 
-    Every term counts, with its largest weight, also one that begins later in the run.
+    Every term counts, with its largest weight, also one that begins later in the run. The step has as many examples as go through the model at once
+    in the run, at most `examples`.
 
     Raises:
         TrainingError, ModelError: as `kdedge.distill.step.Step`, or a gradient cannot be computed.
     """
 
-    def __init__(self, model: ModelSpec, training: TrainingSpec, data: PreparedData, guide: Teacher | None, seed: int) -> None:
+    def __init__(
+        self, model: ModelSpec, training: TrainingSpec, data: PreparedData, guide: Teacher | None, seed: int, examples: int = EXAMPLES
+    ) -> None:
         section = training.section.model_copy(update={"compile": False})
         self.training = replace(training, section=section, terms=tuple(_counting(term) for term in training.terms))
         self.seed = section.seed if section.seed is not None else seed
         self.model, self.guide = model, guide
         self._task, self._examples = data.task.load(), open_examples(data.splits["train"])
         encoders = (model.encoder, *(peer.encoder for peer in training.peers), *(guide.encoders if guide is not None else ()))
-        plan = Plan(min(section.batch_size, EXAMPLES), self.seed, training.shown(seed), training.views)
+        plan = Plan(min(at_once(section), examples), self.seed, training.shown(seed), training.views)
         batches = Batches(self._examples, self._task, encoders, plan)
         self._encoders = batches.encoders
         self.batch: Batch = next(batches.from_step(0, 1))
@@ -150,6 +154,11 @@ class FirstStep:
             return {}
         inputs, _ = place(batch, self._encoders, torch.device("cpu"), False)
         return self.guide.answers(inputs, batch, wanted)
+
+
+def at_once(section: TrainSection) -> int:
+    """How many examples go through the model at once: a batch, or a piece of one."""
+    return -(-section.batch_size // section.accumulate)
 
 
 def _counting(term: TermSpec) -> TermSpec:
