@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kdedge import progress
 from kdedge.artifact import ImportPath, ModelFiles, PreparedData, TeacherFiles
 from kdedge.checks import check_fit, keyed_learners, keyed_teachers, naming_key
 from kdedge.costs import keep_seconds
@@ -13,6 +14,7 @@ from kdedge.distill.lessons import Lesson, lessons, rehearsals_of
 from kdedge.distill.room import decided, within_limit
 from kdedge.distill.spec import Shown, TeacherSpec, wanted_of_all
 from kdedge.distill.terms import training_spec
+from kdedge.distill.warm_up import long_warm_ups
 from kdedge.models.catalog import resolve
 from kdedge.models.spec import ModelSpec
 from kdedge.recipe import CacheSection, DistillSection, Recipe
@@ -39,7 +41,7 @@ def prepare_data(recipe: Recipe, workspace: Workspace) -> PreparedData:
 
 def rehearse(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
     """Before a teacher is trained: run each model that will be taught, and take the first step of each lesson whose losses look inside the models or
-    are the user's own.
+    are the user's own. A training whose learning rate never falls is told.
 
     Of kdedge's own models, and of its losses on outputs alone, all is known already but whether they fit into the memory: whatever they are given,
     they can be computed.
@@ -47,18 +49,20 @@ def rehearse(recipe: Recipe, data: PreparedData, workspace: Workspace) -> None:
     Raises:
         ModelError, TrainingError: a run would end with this when its student begins to learn.
     """
-    if recipe.distill is None:  # nothing is trained, and the student is looked at when it is taken
+    learning, training = data.without("test"), data.part("train")
+    teachers = teacher_specs(recipe, training)
+    specs = tuple(teacher.model for teacher in teachers)
+    course = course_of(recipe, recipe.distill, learning, taught=bool(specs)) if recipe.distill is not None else ()
+    for said in long_warm_ups(teachers, course):
+        progress.message(said)
+    if recipe.distill is None:  # no student is trained, and the one that is given is looked at when it is taken
         return
     for key, section in keyed_learners(recipe):
         if not section.model.startswith("kdedge:"):
             with naming_key(key, section):
                 workspace.stage("kdedge.models.trial:try_out", resolve(section, data), label=key)
-    learning, training = data.without("test"), data.part("train")
-    teachers = teacher_specs(recipe, training)
     if any(teacher.training is not None for teacher in teachers) and workspace.kept(_OBTAIN, teachers, training, recipe.seed) is None:
         _check_sizes(recipe, data)
-    specs = tuple(teacher.model for teacher in teachers)
-    course = course_of(recipe, recipe.distill, learning, taught=bool(specs))
     rehearsals = rehearsals_of(course, specs)
     if rehearsals:
         workspace.stage("kdedge.distill.rehearsal:rehearse", rehearsals, learning, recipe.seed)

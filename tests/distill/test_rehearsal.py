@@ -10,6 +10,7 @@ import pytest
 import small_recipes
 import torch
 
+from kdedge import progress
 from kdedge.api import run
 from kdedge.artifact import PreparedData
 from kdedge.errors import KdedgeError, ModelError, TrainingError
@@ -86,6 +87,21 @@ def test_losses_that_cannot_be_computed_are_refused_before_a_teacher_is_trained(
 def test_a_loss_of_the_users_is_tried_with_as_many_examples_as_it_gets(tmp_path: Path, sizes: dict[str, Any]) -> None:
     losses = [CE, {f"losses_that_fail:{sizes['losses']}": 1.0}]
     run(small_recipes.write(tmp_path, distill={**PLAIN, **sizes, "losses": losses}), workspace=tmp_path / "workspace", until="distill")
+
+
+def test_a_learning_rate_that_never_falls_is_told_once(tmp_path: Path) -> None:
+    class Heard(progress.Silent):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    told: list[str] = []
+    with progress.listening(Heard()):
+        distill = {**PLAIN, "warmup_epochs": 5, "losses": [CE, KD], "generations": {"count": 2}}
+        run(small_recipes.write(tmp_path, distill=distill), workspace=tmp_path / "workspace", until="distill")
+    assert [text for text in told if "warmup" in text] == [
+        "in the training of the student (generation 1) `warmup_epochs` is 5 and `epochs` 1: the learning rate rises in every step, "
+        "reaches optimizer.lr (0.1) in the last one and never falls"
+    ]
 
 
 def test_a_later_stage_is_looked_at_too(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from kdedge.distill.rehearsal import stand_in
 from kdedge.distill.room import refused, why_not_kept
 from kdedge.distill.seeding import derived, reproducible, seed_everything
 from kdedge.distill.spec import Shown, wanted_of_all
+from kdedge.distill.warm_up import long_warm_ups
 from kdedge.errors import KdedgeError
 from kdedge.models.given import take
 from kdedge.models.load import build, load
@@ -73,6 +74,8 @@ class _Room:
         case = self.case
         yield class_balance(open_examples(self.training.splits["train"]).labels, case.data.classes)
         yield from self._teacher()
+        for said in long_warm_ups(case.teachers, case.lessons):
+            yield Finding("warning", "warm-up", said, "make `warmup_epochs` smaller than `epochs`")
         yield from _attempted("student", self._student)
         seen: set[str] = set()
         for place, lesson in enumerate(case.lessons):

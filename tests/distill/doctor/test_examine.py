@@ -113,6 +113,13 @@ def test_a_healthy_recipe_has_nothing_to_complain_about(world: tuple[PreparedDat
     assert sorted(each.check for each in found.findings) == sorted(checks)
 
 
+def test_a_warm_up_as_long_as_the_training_is_found(world: tuple[PreparedData, ModelFiles], tmp_path: Path) -> None:
+    lesson = Lesson("", spec(dropout=0.0), training(*LOSSES, teacher=True, views=2, epochs=2, warmup_epochs=3))
+    found = urgent(diagnosis(*world, tmp_path, lessons=(lesson,)))
+    assert list(found) == ["warm-up"]
+    assert "`warmup_epochs` is 3 and `epochs` 2" in found["warm-up"].message
+
+
 def test_a_wrong_normalisation_is_found_and_the_right_one_named(world: tuple[PreparedData, ModelFiles], tmp_path: Path) -> None:
     data, teacher = world
     found = urgent(diagnosis(data, replace(teacher, normalize=((-1.0, 0.0, 1.0), (0.2, 2.0, 0.3))), tmp_path))["teacher accuracy"]
