@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from kdedge.data.npy import UNREADABLE, map_npy
+from kdedge.data.npy import UNREADABLE, check_members, map_npy
 from kdedge.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -129,6 +129,7 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            check_members(path, (member.removesuffix(".npy") for member in archive.namelist()))
             for number, member in enumerate(archive.namelist()):
                 if not member.endswith(".npy"):
                     raise DataError(f"{path} holds `{member}`, which is no array; make the file with numpy.savez")
@@ -234,6 +235,7 @@ class _Files:
         path = self._files[place]
         try:
             with np.load(path, allow_pickle=False) as archive:
+                check_members(path, archive.files)
                 arrays = {name: archive[name] for name in archive.files}
         except (*UNREADABLE, AttributeError, TypeError) as error:
             raise DataError(f"{path} is not an .npz file that can be read (arrays of Python objects are refused): {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from kdedge.errors import DataError
 
 Array = npt.NDArray[Any]
 
@@ -70,6 +73,17 @@ def write_npy(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], blocks: 
 def save_npy(path: Path, array: Array) -> None:
     """Write a whole array. Raises as `NpyWriter` does."""
     write_npy(path, array.dtype, array.shape, [array])
+
+
+def check_members(path: Path, names: Iterable[str]) -> None:
+    """See that no two arrays of the archive `path` have one name (`names`, as numpy gives them): all but the last would be overlooked.
+
+    Raises:
+        DataError: names the file and the array.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path} holds `{twice[0]}` more than once, and it is not known which is meant: write the file anew with numpy.savez")
 
 
 def map_npy(path: Path) -> Array:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kdedge.data import UNLABELLED
 from kdedge.data.arrays import save_arrays
-from kdedge.data.npy import UNREADABLE
+from kdedge.data.npy import UNREADABLE, check_members
 from kdedge.data.reading import NumberedIds, ReadSplit, numbered_classes, same_classes
 from kdedge.errors import DataError
 
@@ -25,7 +25,8 @@ def read(argument: str, split: str, folder: Path, limit: int | None, classes: tu
     """Read `x_SPLIT` and `y_SPLIT` of the file, in the order of the file, and copy them to memory-mappable arrays.
 
     Raises:
-        DataError: a missing file, not an npz, a missing key (lists the keys found), a wrong dtype or shape, different lengths, an empty split.
+        DataError: a missing file, not an npz, a missing key (lists the keys found), one that is there twice, a wrong dtype or shape, different
+            lengths, an empty split.
     """
     path = Path(argument)
     if split == UNLABELLED:
@@ -67,6 +68,7 @@ def _load(path: Path, needed: tuple[str, ...], optional: str = "", instead: str 
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise DataError(f"{path} holds one array and not an .npz archive; save it with numpy.savez(path, {'=..., '.join(needed)}=...)")
     with archive:
+        check_members(path, archive.files)
         if instead in archive.files and needed[0] not in archive.files:
             needed = (instead,)
         missing = [key for key in needed if key not in archive.files]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,16 @@ def test_a_split_is_opened_again_with_the_same_images_labels_and_ids(tmp_path: P
     assert found.classes == ("cat", "dog", "eel")
     assert found.images is not None
     assert found.images.mean == pytest.approx(tuple(x.reshape(-1, 3).mean(axis=0) / 255))
+
+
+@pytest.mark.parametrize("second", ["y_train.npy", "y_train"])
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path, second: str) -> None:
+    file = save(tmp_path / "a.npz", x_train=images(3), y_train=[0, 1, 1])
+    with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile tells of it too
+        archive.writestr(second, archive.read("y_train.npy"))
+    with pytest.raises(DataError, match=r"a\.npz holds `y_train` more than once"):
+        read(file, "train", tmp_path, None, None)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (3, 5, 4, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,24 @@ RATE = Input("rate", np.dtype("int64"), ())
 
 
 def written(path: Path, **arrays: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
     np.savez(path, **arrays)
     return path
 
 
 def floats(*shape: int) -> Any:
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "calls" / "c.npz", image=floats(5, 3, 4, 4))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("image", archive.read("image.npy"))
+    said = r"c\.npz holds `image` more than once"
+    with pytest.raises(DataError, match=said), Examples(path, [IMAGE]):
+        pass
+    with pytest.raises(DataError, match=said), Examples(path.parent, [IMAGE]) as calls:
+        calls.feed(0)
 
 
 def test_an_array_with_the_axes_of_its_input_counts_examples_along_axis_0(tmp_path: Path) -> None:
