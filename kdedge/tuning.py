@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdedge import progress
 from kdedge.artifact import ImportPath, PreparedData, TeacherFiles, TextEncoder
-from kdedge.checks import check_recipe
+from kdedge.checks import check_installed, check_recipe
 from kdedge.data.held_out import hold_out
 from kdedge.distill.candidates import space_around
 from kdedge.distill.room import refused, why_not_kept
@@ -36,6 +36,7 @@ def tune(
     if section is None or recipe.teacher is None:
         raise RecipeError(f"{recipe.name}: has no {'`distill` section' if section is None else 'teacher'}, so there is no teacher's weight to search")
     space = space_around(section)
+    check_installed(recipe, export=False, report=True)
     search = ImportPath("kdedge.distill.tune:search").load()  # first, so that a missing package is told before a teacher is trained
     whole = prepare_data(recipe, workspace).part("train")
     rehearse(recipe, whole, workspace)
