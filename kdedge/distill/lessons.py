@@ -208,7 +208,7 @@ def _terms(section: DistillSection, stage: StageSection | None, number: int, tau
     key = _key_of(stage, number, "losses")
     if not left:
         raise RecipeError(f"{key}: the first generation has no teacher, and every loss compares with one: add `ce`, or give the recipe a teacher")
-    check_always(left, key)
+    check_always(left, key, "the first generation, which has no teacher," if len(left) < len(terms) else "")
     return left
 
 

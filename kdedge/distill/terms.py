@@ -63,11 +63,11 @@ def terms_of(section: TrainSection, has_teacher: bool, losses: str | None = None
     return tuple(terms)
 
 
-def check_always(terms: tuple[TermSpec, ...], key: str) -> None:
+def check_always(terms: tuple[TermSpec, ...], key: str, where: str = "") -> None:
     """See that some term counts at every moment of the run: a step without any would end it, maybe after hours.
 
     Raises:
-        RecipeError: there is a moment without; `key` is the recipe's key of the losses.
+        RecipeError: there is a moment without; `key` is the recipe's key of the losses, `where` says of which of its trainings these are the terms.
     """
     edges = {0.0, *(edge for term in terms for edge in (term.start, term.stop, *(place for place, _ in term.weight.points)))}
     places = sorted(place for place in edges if 0 <= place < 1)
@@ -77,8 +77,8 @@ def check_always(terms: tuple[TermSpec, ...], key: str) -> None:
         if not any(term.active(place) for term in terms):
             names = _listed(f"`{term.name}`" for term in terms)
             raise RecipeError(
-                f"{key}: at {place:g} of the run no loss counts ({names}), so that nothing is learned there: let one count from 0 to 1 of the run, "
-                "as `{ce: 0.1}`, with a weight above 0"
+                f"{key}: at {place:g} of {where or 'the run'} no loss counts ({names}), so that nothing is learned there: let one count from 0 to 1 "
+                "of the run, as `{ce: 0.1}`, with a weight above 0"
             )
 
 

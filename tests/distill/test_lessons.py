@@ -36,6 +36,13 @@ def test_a_plain_section_is_one_lesson_by_the_recipes_teacher() -> None:
     assert (only.label, only.continues, only.taught_by, only.learn_from, names(only)) == ("", False, (), "train", ["ce", "kd"])
 
 
+def test_a_moment_without_a_loss_in_the_generation_that_has_no_teacher_is_told_as_that() -> None:
+    section = {"losses": ({"ce": {"0": 0.0, "0.5": 1.0}}, {"kd": 1.0}), "generations": {"count": 2}}
+    course(**section)
+    with pytest.raises(RecipeError, match=r"at 0 of the first generation, which has no teacher, no loss counts \(`ce`\)"):
+        course(teacher=False, **section)
+
+
 def test_stages_go_on_from_each_other_and_say_what_is_theirs_alone() -> None:
     first, second = course(epochs=7, losses=[CE], stages=[{"epochs": 2}, {"losses": [KD], "learn_from": "unlabelled", "mixup": True}])
     assert [(each.label, each.continues, each.learn_from) for each in (first, second)] == [
