@@ -21,9 +21,10 @@ def check_size(spec: ModelSpec, *, learns: bool = False) -> None:
     """
     if spec.factory is None or spec.factory.value not in RANGES:
         return
+    factory = spec.factory.load()  # outside of the block: what a module makes when it is imported must be real
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = spec.factory.load()(**spec.arguments)
+            model = factory(**spec.arguments)
     except (RuntimeError, TypeError) as error:
         if "overflow" not in str(error).lower():
             return  # it is told when the model is built
