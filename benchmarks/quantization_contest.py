@@ -23,7 +23,10 @@ from kdedge.source import closure_of, version_of
 HERE = Path(__file__).resolve().parent
 STATIC = ("onnxruntime-minmax", "onnxruntime-entropy", "onnxruntime-percentile")
 REDUCED = tuple(f"{peer}-reduced" for peer in STATIC)
-NNCF = ("nncf", "nncf-mixed")
+NNCF = tuple(f"nncf{preset}{bias}" for bias in ("", "-accurate-bias") for preset in ("", "-mixed"))
+OVERFLOW_FIX = tuple(f"{peer}-overflow-fix" for peer in NNCF)
+DYNAMIC = ("onnxruntime-dynamic", "onnxruntime-dynamic-per-channel")
+DYNAMIC_NARROW = tuple(f"{DYNAMIC[1]}-{how}" for how in ("reduced", "unsigned"))
 OURS, DISTILLED = "kdedge", "kdedge distilled"
 MEMORY_GB = 12.0
 """Address space of a quantizer: beyond it, it has failed."""
@@ -51,10 +54,16 @@ class Contest:
 
 
 def image_peers(saturating: bool) -> dict[str, tuple[str, ...]]:
-    """Whose files run where. Where kernels saturate, ONNX Runtime gets weights of 7 bits too, from its quantizer and from kdedge's dialect for such
+    """Whose files run where. Where kernels saturate, both runtimes get weights of 7 bits too, from the peers and from kdedge's dialects for such
     CPUs; how faithful files for CPUs with VNNI are is then read from what they say, not from how they run here."""
-    others = {"openvino": (*NNCF, *STATIC)}
-    return {"onnxruntime": (*STATIC, *REDUCED), AS_WRITTEN: STATIC, **others} if saturating else {"onnxruntime": STATIC, **others}
+    if not saturating:
+        return {"onnxruntime": STATIC, "openvino": (*NNCF, *STATIC)}
+    return {"onnxruntime": (*STATIC, *REDUCED), AS_WRITTEN: STATIC, "openvino": (*NNCF, *OVERFLOW_FIX, *STATIC, *REDUCED)}
+
+
+def text_peers(saturating: bool) -> dict[str, tuple[str, ...]]:
+    """The same for a transformer; where kernels saturate, with what ONNX Runtime's documentation names against it."""
+    return {"onnxruntime": (*DYNAMIC, *DYNAMIC_NARROW) if saturating else DYNAMIC}
 
 
 _IMAGES = image_peers(saturates())
@@ -62,7 +71,7 @@ CONTESTS = {
     "resnet20": Contest("kl", _IMAGES, distilled=True),
     "resnet56": Contest("kl", _IMAGES, distilled=True),
     "efficientnet-lite0": Contest("kl", _IMAGES),
-    "all-MiniLM-L6-v2": Contest("cosine", {"onnxruntime": ("onnxruntime-dynamic", "onnxruntime-dynamic-per-channel")}),
+    "all-MiniLM-L6-v2": Contest("cosine", text_peers(saturates())),
 }
 
 
@@ -99,7 +108,7 @@ def contest(name: str, folder: Path, cache: Path, peers_python: Path, settings: 
 
 
 def _theirs(peer: str, python: Path, subject: Subject, kept: Kept) -> tuple[Path, dict[str, Any]]:
-    out = subject.folder / f"{peer}.{'xml' if peer in NNCF else 'onnx'}"
+    out = subject.folder / f"{peer}.{'xml' if peer in (*NNCF, *OVERFLOW_FIX) else 'onnx'}"
     program = HERE / "quantization_peers.py"
     command = [str(python), str(program), peer, str(subject.fixed), str(subject.calibration), str(out), "--memory", str(MEMORY_GB)]
     installed = sorted(path.name for path in python.parents[1].glob("lib/*/site-packages/*.dist-info"))

@@ -106,8 +106,13 @@ def test_where_kernels_saturate_everybody_gets_weights_of_7_bits_and_files_are_j
     assert measure.AS_WRITTEN not in with_vnni
     assert without[measure.AS_WRITTEN] == with_vnni["onnxruntime"]  # the same files, by what they say
     assert set(without["onnxruntime"]) - set(with_vnni["onnxruntime"]) == {f"{peer}-reduced" for peer in contest.STATIC}
-    assert without["openvino"] == with_vnni["openvino"]
-    assert {peer for named in without.values() for peer in named} <= set(peers.PEERS)
+    fixes = {f"{peer}-overflow-fix" for peer in contest.NNCF}
+    assert set(without["openvino"]) - set(with_vnni["openvino"]) == {*fixes, *(f"{peer}-reduced" for peer in contest.STATIC)}
+    assert set(without["openvino"]) >= set(with_vnni["openvino"])
+    texts = contest.text_peers(False), contest.text_peers(True)
+    names = {f"onnxruntime-dynamic-per-channel-{how}" for how in ("reduced", "unsigned")}
+    assert set(texts[1]["onnxruntime"]) - set(texts[0]["onnxruntime"]) == names
+    assert {peer for named in (*without.values(), *texts[1].values()) for peer in named} == set(peers.PEERS)
     dialects = bench("quantization_kdedge").DIALECTS
     assert dialects[measure.AS_WRITTEN].name == "onnxruntime-x86"
     assert dialects["onnxruntime"].name == ("onnxruntime-x86-avx2" if bench("result_page").saturates() else "onnxruntime-x86")
