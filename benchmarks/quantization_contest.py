@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 from quantization_kdedge import DIALECTS
-from quantization_measure import AS_WRITTEN, Scores, classifier_scores, embedding_scores, paired_launches, program_of, run_all, weights_of
+from quantization_measure import (
+    AS_WRITTEN,
+    OPTIONS,
+    RULE,
+    Scores,
+    classifier_scores,
+    embedding_scores,
+    paired_launches,
+    program_of,
+    run_all,
+    weights_of,
+)
 from quantization_models import Array, Subject, prepare
 from result_page import processor, saturates
 
@@ -112,7 +123,7 @@ def _theirs(peer: str, python: Path, subject: Subject, kept: Kept) -> tuple[Path
     program = HERE / "quantization_peers.py"
     command = [str(python), str(program), peer, str(subject.fixed), str(subject.calibration), str(out), "--memory", str(MEMORY_GB)]
     installed = sorted(path.name for path in python.parents[1].glob("lib/*/site-packages/*.dist-info"))
-    key: list[Path | str] = ["peer", peer, program, *installed, subject.fixed, subject.calibration]
+    key: list[Path | str] = ["peer", peer, program, processor(), *installed, subject.fixed, subject.calibration]
     return out, kept.json(key, [out, *weights_of(out)], lambda: _child(command, subject.folder))
 
 
@@ -126,7 +137,7 @@ def _ours(
     code = closure_of("quantization_kdedge")
     tools = [f"{tool} {version_of(tool)}" for tool in code.tools]
     dialects = [DIALECTS[runtime].name for runtime in runtimes]
-    key: list[Path | str] = ["kdedge", *options, *dialects, code.digest, *tools, subject.float, subject.calibration]
+    key: list[Path | str] = ["kdedge", *options, *dialects, processor(), code.digest, *tools, subject.float, subject.calibration]
     out = subject.folder / kept.place(key, "").name  # a training that was stopped is not taken up by other code
     paths = {runtime: out / ("openvino.xml" if runtime == "openvino" else f"{runtime}.onnx") for runtime in runtimes}
     if not make and not kept.place(key, ".json").is_file():
@@ -175,7 +186,7 @@ def _judge(found: Found, runtime: str, files: Mapping[str, Path], subject: Subje
     for who in (OURS, DISTILLED, "float") if pairs > 0 and runtime != AS_WRITTEN else ():
         if who in scores:  # it ran
             ours = subject.fixed if who == "float" else files[who]
-            key: list[Path | str] = ["launches", *_said(runtime), ours, *weights_of(ours), theirs, *weights_of(theirs)]
+            key: list[Path | str] = ["launches", *_said(runtime), ours, *weights_of(ours), theirs, *weights_of(theirs), subject.test]
             launches[who] = kept.pairs(key, min(pairs, 4) if who == "float" else pairs, ours, theirs, runtime, subject.test)
 
 
@@ -191,8 +202,10 @@ def _outputs(runtime: str, path: Path, subject: Subject, kept: Kept) -> tuple[Ar
 
 
 def _said(runtime: str) -> tuple[str, ...]:
-    """What figures depend on beside the files: the kernels of another processor give other outputs in other times."""
-    return runtime, version_of(program_of(runtime)), processor()
+    """What figures depend on beside the files: the kernels of another processor, and another way to run or time them, give other figures."""
+    program = program_of(runtime)
+    code = [closure_of(f"kdedge.runtimes.{name}").digest for name in ("worker", program)]  # the worker finds its adapters by name
+    return runtime, version_of(program), processor(), repr(OPTIONS[runtime]), repr(RULE), *code
 
 
 # ---- finished parts --------------------------------------------------------------------------------------------------------
@@ -211,14 +224,16 @@ class Kept:
         return self.folder / f"{key[0]}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}{suffix}"
 
     def json(self, key: list[Path | str], outputs: list[Path], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Figures that stand in JSON; made again where they, or the files that belong to them, are missing or are of another run."""
+        """Figures that stand in JSON; made again where they, or the files that belong to them, are missing or are of another run. A failure is not
+        kept: what was wrong may have been the moment."""
         path = self.place(key, ".json")
         if path.is_file():
             value: dict[str, Any] = json.loads(path.read_text())
-            if "failed" in value or value.get("sha256") == [_sha256(output) for output in outputs if output.is_file()]:
+            if value.get("sha256") == [_sha256(output) for output in outputs if output.is_file()]:
                 return value
         value = make()
-        _write(path, value if "failed" in value else {**value, "sha256": [_sha256(output) for output in outputs]})
+        if "failed" not in value:
+            _write(path, {**value, "sha256": [_sha256(output) for output in outputs]})
         return value
 
     def pairs(self, key: list[Path | str], count: int, ours: Path, theirs: Path, runtime: str, inputs: Path) -> list[tuple[float, float]]:

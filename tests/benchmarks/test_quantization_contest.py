@@ -38,6 +38,35 @@ def test_figures_of_a_file_that_another_run_wrote_over_are_made_again(bench: Cal
     assert out.read_text() == "a"
 
 
+def test_a_quantizer_that_failed_is_tried_again_at_the_next_start(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    kept = bench("quantization_contest").Kept(tmp_path / "parts")
+    assert kept.json(["part"], [], lambda: {"failed": "killed while the machine was short of memory"}) == {
+        "failed": "killed while the machine was short of memory"
+    }
+    assert kept.json(["part"], [], lambda: {"seconds": 1})["seconds"] == 1
+
+
+def test_pairs_of_launches_on_other_inputs_do_not_count(bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contest, measure = bench("quantization_contest"), bench("quantization_measure")
+    subject = bench("quantization_models").Subject("net", tmp_path)
+    files, timed = {who: tmp_path / f"{who}.onnx" for who in ("kdedge", "peer")}, []
+    for path in (subject.fixed, subject.test, *files.values()):
+        path.write_text(path.name)
+
+    def paired_launches(ours: Path, theirs: Path, runtime: str, inputs: Path, pairs: int) -> list[tuple[float, float]]:
+        timed.append(ours)
+        return [(1.0, 2.0)] * pairs
+
+    monkeypatch.setattr(contest, "run_all", lambda *_: measure.Ran(np.eye(8, 4, dtype=np.float32), {"fp32": 1}))
+    monkeypatch.setattr(contest, "paired_launches", paired_launches)
+    for _ in range(2):
+        contest._judge(contest.Found("kl"), "onnxruntime", files, subject, contest.Kept(tmp_path / "parts"), 2)
+    assert timed == [files["kdedge"], subject.fixed]
+    subject.test.write_text("others")
+    contest._judge(contest.Found("kl"), "onnxruntime", files, subject, contest.Kept(tmp_path / "parts"), 2)
+    assert timed == [files["kdedge"], subject.fixed] * 2
+
+
 def test_a_file_of_ours_that_does_not_run_is_listed_as_failed_and_not_timed(
     bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,6 +85,48 @@ def test_outputs_and_times_of_another_processor_are_not_taken_for_this_ones(runs
     here = contest._said("onnxruntime")
     monkeypatch.setattr(contest, "processor", lambda: "Another CPU")
     assert contest._said("onnxruntime") != here
+
+
+def test_outputs_and_times_are_not_taken_from_a_run_with_other_options_or_another_way_of_timing(
+    runs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contest = importlib.import_module("quantization_contest")
+    here = contest._said("onnxruntime")
+    monkeypatch.setitem(contest.OPTIONS, "onnxruntime", {"threads": 2, "spinning": False})
+    with_other_options = contest._said("onnxruntime")
+    monkeypatch.setattr(contest, "RULE", replace(contest.RULE, warmup_seconds=9.0))
+    assert len({here, with_other_options, contest._said("onnxruntime")}) == 3
+
+
+@pytest.mark.parametrize("who", ["peer", "ours"])
+def test_how_long_a_quantizer_took_is_not_taken_from_another_processor(
+    runs: ModuleType, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contest, models = (importlib.import_module(f"quantization_{name}") for name in ("contest", "models"))
+    subject, kept, asked = models.Subject("net", tmp_path), contest.Kept(tmp_path / "parts"), []
+    for path in (subject.float, subject.fixed, subject.calibration):
+        path.write_text(path.name)
+
+    def child(command: list[str], folder: Path) -> dict[str, Any]:
+        asked.append(command)
+        out = Path(command[5]) if who == "peer" else Path(command[4]) / "onnxruntime.onnx"
+        out.parent.mkdir(exist_ok=True)
+        out.touch()
+        return {"seconds": 1.0}
+
+    def make() -> None:
+        if who == "peer":
+            contest._theirs("onnxruntime-minmax", Path(sys.executable), subject, kept)
+        else:
+            contest._ours(contest.OURS, subject, kept, ("onnxruntime",), True, contest.Settings())
+
+    monkeypatch.setattr(contest, "_child", child)
+    make()
+    make()
+    assert len(asked) == 1
+    monkeypatch.setattr(contest, "processor", lambda: "Another CPU")
+    make()
+    assert len(asked) == 2
 
 
 def test_a_start_measures_what_no_earlier_one_has(
