@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from kdedge.exporters.dialects.dialect import Dialect
 from kdedge.exporters.quantize import encoding
-from kdedge.exporters.quantize.layers import Batch, Layer, Lowered, stream, together
+from kdedge.exporters.quantize.layers import Batch, Layer, Lowered, Onward, stream, together
 from kdedge.exporters.quantize.wiring import attribute, constant
 from kdedge.progress import advance
 
@@ -57,6 +57,7 @@ def adapt_rounding(reference: Any, lowered: Lowered, batches: Sequence[Batch], d
     layers = list(lowered.layers())
     known = {layer.row.output: layer for layer in layers if layer.alone and is_linear_in_patches(originals[layer.row.node])}
     each = max(1, POSITIONS // max(1, sum(len(next(iter(batch.values()))) for batch in batches)))
+    onward = Onward(lowered.model, [lowered.input_of(layer) for layer in known.values()], batches)
     done = 0
     for names in together(reference, list(known), batches):
         aims = _aims(reference, [originals[known[name].row.node] for name in names], batches, each, seed + done)
@@ -64,11 +65,12 @@ def adapt_rounding(reference: Any, lowered: Lowered, batches: Sequence[Batch], d
             layer = known[name]
             node = originals[layer.row.node]
             sums = _Sums(int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1)
-            for (inputs,), (places, outputs) in zip(stream(lowered.model, [lowered.input_of(layer)], batches), aim, strict=True):
+            for inputs, (places, outputs) in zip(onward.to(lowered.input_of(layer)), aim, strict=True):
                 sums.add(patches(node, inputs, places), outputs)
             tensors.update(_settle(node, layer, lowered, sums, dialect))
             done += 1
             advance("adaptive rounding", done, len(known), layer.row.node)
+    onward.close()
     passed = [layer.row.node for layer in layers if layer.row.output not in known]
     note = f"{len(passed)} layers keep the nearest integers ({', '.join(passed[:3])}{', ...' if len(passed) > 3 else ''})" if passed else ""
     return Rounded(tensors, note)

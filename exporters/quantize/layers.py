@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Batch = Mapping[str, Array]
 
+_SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 BYTES_AT_ONCE = 64 << 20  # of values that are fetched together
 VALUES_AT_ONCE = 8  # of which samples are kept
 
@@ -157,6 +160,99 @@ def stream(model: Any, names: Sequence[str], batches: Iterable[Batch]) -> Iterat
             except Exception as error:  # ONNX Runtime's classes all come straight from Exception
                 raise ExportError(f"the graph fails on a calibration example: {said_by(error)}") from error
         yield tuple(found[name] for name in names)
+
+
+class Onward:
+    """Values of one graph in its order, each computed from what the one before it left instead of from the inputs, to the bit as `stream` has them.
+
+    The graph may be changed in between, but not where a value that was given hangs on it. What is read again later is kept on disk, a batch in memory
+    at a time, as the integers that it is made of where it has them.
+    """
+
+    def __init__(self, model: Any, names: Sequence[str], batches: Sequence[Batch]) -> None:
+        self.model, self.batches = model, batches
+        self.inputs = {str(value.name) for value in model.graph.inputs}
+        self.values = {str(value.name): value for node in model.graph for value in node.outputs}
+        # What a subgraph reads from outside does not show in its node's inputs.
+        self.whole = any(attribute.type in _SUBGRAPHS for node in model.graph for attribute in node.attributes.values())
+        # With the readers of the values themselves: two layers may read one.
+        readers = {node for name in names if name in self.values for node, _ in self.values[name].uses()}
+        self.useful = set() if self.whole else self._behind(names, ()) | readers
+        self.done: set[Any] = set()
+        self.kept: tuple[str, ...] = ()
+        self.held: Batch = {}
+        self.file: Any = None
+
+    def to(self, name: str) -> Iterator[Array]:
+        """The value batch by batch; all of them have to be taken before the next value is asked for.
+
+        Raises:
+            ExportError: as `stream`.
+        """
+        if self.whole or name in self.inputs:
+            yield from (found for (found,) in stream(self.model, [name], self.batches))
+            return
+        fresh = {node for node in self._behind([name], self.kept) if node.op_type != "DequantizeLinear"}
+        self.done |= fresh
+        kept = tuple(value for value in self.values if self._is_read_again(self.values[value]))
+        computed = [value for value in kept if value not in self.kept]
+        part = _cut(self.model, self.kept)
+        with ExitStack() as stack:  # a reader that stops early leaves no file behind
+            after = stack.enter_context(tempfile.TemporaryFile())
+            for feed in stream(part, [name, *computed], self._feeds()):
+                found = dict(zip([name, *computed], feed, strict=True))
+                for value in kept:
+                    np.save(after, found[value] if value in found else self.held[value], allow_pickle=False)
+                yield found[name]
+            stack.pop_all()
+        self.close()
+        self.kept, self.file = kept, after
+
+    def close(self) -> None:
+        """Let go of what is kept."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def _feeds(self) -> Iterator[Batch]:
+        if self.file is not None:
+            self.file.seek(0)
+        for batch in self.batches:
+            self.held = {name: np.load(self.file, allow_pickle=False) for name in self.kept}
+            yield {**batch, **self.held}
+
+    def _behind(self, names: Iterable[str], known: Collection[str]) -> set[Any]:
+        """The nodes that some values hang on, back to what is known."""
+        nodes: set[Any] = set()
+        todo = [self.values[name] for name in names if name in self.values and name not in known]
+        while todo:
+            node = todo.pop().producer()
+            if node is None or node in nodes:
+                continue
+            nodes.add(node)
+            todo += [value for value in node.inputs if value is not None and value.name not in known]
+        return nodes
+
+    def _is_read_again(self, value: Any) -> bool:
+        return value.producer() in self.done and any(self._is_ahead(node) for node, _ in value.uses())
+
+    def _is_ahead(self, node: Any) -> bool:
+        """Whether a later value hangs on it. What makes floats of integers is computed again for each that reads them."""
+        if node.op_type == "DequantizeLinear":
+            return any(self._is_ahead(after) for value in node.outputs for after, _ in value.uses())
+        return node in self.useful and node not in self.done
+
+
+def _cut(model: Any, names: Collection[str]) -> Any:
+    """A copy of the graph that takes some of its values as inputs."""
+    part = model.clone()
+    part.graph.outputs.clear()  # one of them may be such a value
+    for value in [value for node in part.graph for value in node.outputs if value.name in names]:
+        given = ir.Value(name=value.name, type=value.type, shape=value.shape)
+        value.replace_all_uses_with(given)
+        value.name = f"{value.name}/computed"
+        part.graph.inputs.append(given)
+    return part
 
 
 def together(model: Any, names: Sequence[str], batches: Sequence[Batch]) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ from kdedge.exporters.dialects.onnxruntime_x86 import DIALECT as ONNXRUNTIME
 from kdedge.exporters.dialects.openvino import DIALECT as OPENVINO
 from kdedge.exporters.dialects.tensorrt import DIALECT as TENSORRT
 from kdedge.exporters.quantize.adaptive_rounding import Rounded, adapt_rounding, at, drawn, is_linear_in_patches, patches, round_rows
-from kdedge.exporters.quantize.layers import Lowered
+from kdedge.exporters.quantize.layers import Lowered, Onward, stream
 from kdedge.exporters.quantize.lower import lower
 from kdedge.exporters.quantize.ranges import RangeTable, write_table
 from kdedge.exporters.quantize.tensors import write_tensors
@@ -154,6 +154,34 @@ def test_the_same_examples_give_the_same_tensors(tmp_path: Path) -> None:
     table = calibrated(path)
     first, second = (adapted(path, ONNXRUNTIME, table, images(24))[0].tensors for _ in range(2))
     assert {name: tensor.tobytes() for name, tensor in first.items()} == {name: tensor.tobytes() for name, tensor in second.items()}
+
+
+@pytest.mark.parametrize("build", [residual, depthwise, concat])
+@pytest.mark.parametrize("dialect", [ONNXRUNTIME, TENSORRT], ids=lambda dialect: dialect.name)
+def test_going_on_from_the_layer_before_gives_the_bits_of_a_start_from_the_inputs(
+    tmp_path: Path, build: Any, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build(tmp_path / "g.onnx")
+    table = calibrated(path)
+    parts: list[int] = []
+
+    def to(onward: Onward, name: str) -> Any:
+        parts.append(len(onward.kept))
+        inputs = [found for (found,) in stream(onward.model, [name], onward.batches)]
+        for found, wanted in zip(forward(onward, name), inputs, strict=True):
+            assert found.tobytes() == wanted.tobytes()
+            yield found
+
+    forward = Onward.to
+    plain = adapted(path, dialect, table, images(24))[0].tensors
+    monkeypatch.setattr(Onward, "to", to)
+    checked = adapted(path, dialect, table, images(24))[0].tensors
+    assert len(parts) > 1
+    assert any(parts)
+    monkeypatch.setattr(Onward, "to", lambda onward, name: (found for (found,) in stream(onward.model, [name], onward.batches)))
+    from_inputs = adapted(path, dialect, table, images(24))[0].tensors
+    bits = [{name: tensor.tobytes() for name, tensor in tensors.items()} for tensors in (plain, checked, from_inputs)]
+    assert bits[0] == bits[1] == bits[2]
 
 
 def test_weights_that_two_nodes_read_keep_their_integers_and_the_note_says_so(tmp_path: Path) -> None:
