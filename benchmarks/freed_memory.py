@@ -24,6 +24,7 @@ from kdedge import progress
 from kdedge.artifact import ImageEncoder, ImportPath, PreparedData
 from kdedge.data.arrays import save_arrays
 from kdedge.distill import loop
+from kdedge.distill.allocation import freed_memory_kept
 from kdedge.distill.terms import training_spec
 from kdedge.distill.trainer import distill
 from kdedge.models.spec import ModelSpec, inputs_of
@@ -57,7 +58,7 @@ def measure(model: str, precision: str, kept: bool) -> list[float]:
     """One run in this process: ms of processor time a step, page faults a step, MB at most."""
     torch.set_num_threads(1)
     if not kept:
-        loop.freed_memory_kept = contextlib.nullcontext  # type: ignore[attr-defined]
+        setattr(loop, freed_memory_kept.__name__, contextlib.nullcontext)
     with tempfile.TemporaryDirectory() as name, progress.listening(meter := Meter()):
         images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
         split = save_arrays(images, np.arange(IMAGES, dtype=np.int64) % 10, CLASSES, "train", Path(name), "random").source
@@ -74,7 +75,8 @@ def measure(model: str, precision: str, kept: bool) -> list[float]:
             outputs=("logits",),
             classes=CLASSES,
         )
-        section = TrainSection(epochs=1, batch_size=BATCH, optimizer=OptimizerSection(lr=0.01), precision=precision, checkpoint_seconds=1e9)
+        section = TrainSection(epochs=1, batch_size=BATCH, optimizer=OptimizerSection(lr=0.01), checkpoint_seconds=1e9)
+        section = section.model_copy(update={"precision": precision})
         (Path(name) / "run").mkdir()
         with contextlib.suppress(DoneError):
             distill(spec, training_spec(section, augment=("crop4", "flip")), None, data, 0, folder=Path(name) / "run")

@@ -37,7 +37,7 @@ def test_a_plain_section_is_one_lesson_by_the_recipes_teacher() -> None:
 
 
 def test_a_moment_without_a_loss_in_the_generation_that_has_no_teacher_is_told_as_that() -> None:
-    section = {"losses": ({"ce": {"0": 0.0, "0.5": 1.0}}, {"kd": 1.0}), "generations": {"count": 2}}
+    section: dict[str, Any] = {"losses": ({"ce": {"0": 0.0, "0.5": 1.0}}, {"kd": 1.0}), "generations": {"count": 2}}
     course(**section)
     with pytest.raises(RecipeError, match=r"at 0 of the first generation, which has no teacher, no loss counts \(`ce`\)"):
         course(teacher=False, **section)
