@@ -45,7 +45,9 @@ def run(
 ) -> CheckReport:
     work = world.folder / f"work-{len(list(world.folder.glob('work-*')))}"
     names = sides or (str(world.before), str(world.after))
-    return run_check(*names, devices, settings, work, given=Given(sizes=("batch=1",)), store=world.folder / "store", history=history)
+    drawn = any(name.endswith(".onnx") for name in names)
+    given = Given(sizes=("batch=1",) if drawn else ())
+    return run_check(*names, devices, settings, work, given=given, store=world.folder / "store", history=history)
 
 
 def a_run(folder: Path, bundle: Path, *cells: tuple[str, str]) -> Path:
