@@ -70,7 +70,7 @@ def test_the_teacher_is_absent_from_optimizer_checkpoint_and_student(data: Prepa
         distill(spec(), training(*KD, teacher=True, checkpoint_seconds=0.0), files, data, 5, folder=folder)
     state = torch.load(io.BytesIO((folder / "checkpoint.bin").read_bytes()[32:]), weights_only=True)
     own = build(spec())
-    assert set(state) == {"run", "step", "model", "learned", "optimizer", "average", "log"}
+    assert set(state) == {"run", "step", "model", "learned", "optimizer", "average", "smoothed", "log"}
     assert {name: value.shape for name, value in state["model"].items()} == {name: value.shape for name, value in own.state_dict().items()}
     assert len(state["optimizer"]["state"]) == len(list(own.parameters()))
     student = distill(spec(), training(*KD, teacher=True, checkpoint_seconds=0.0), files, data, 5, folder=folder)
