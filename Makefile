@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONDONTWRITEBYTECODE := 1
 
-BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling
+BENCHMARKS := startup timed_loop validation_throughput quantizer_vs_onnxruntime distill_scaling freed_memory
 
 .PHONY: setup demo test test-vision lint types bench bench-distill bench-quantization bench-modelopt bench-faults bench-latency-check data clean
 

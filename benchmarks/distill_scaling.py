@@ -55,28 +55,35 @@ class Timer(progress.Silent):
             raise DoneError
 
 
+def random_images(size: int, folder: Path) -> PreparedData:
+    """As many images of 32x32 as asked for, written into `folder`, whose labels say nothing of them."""
+    images = np.random.default_rng(0).integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+    split = save_arrays(images, np.arange(size, dtype=np.int64) % 10, CLASSES, "train", folder, "random").source
+    return PreparedData(ImportPath("kdedge.tasks.image_classification:TASK"), {"train": split, "test": split}, CLASSES, (0, 1), ENCODER)
+
+
+def model_of(factory: str, **arguments: Any) -> ModelSpec:
+    """A model of kdedge's own for these images; `factory` is named as in `kdedge.models`."""
+    return ModelSpec(
+        name=factory.partition(":")[2],
+        factory=ImportPath(f"kdedge.models.{factory}"),
+        arguments={"classes": 10, **arguments},
+        weights=None,
+        onnx=None,
+        normalize=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        encoder=ENCODER,
+        inputs=inputs_of(ENCODER),
+        outputs=("logits",),
+        classes=CLASSES,
+    )
+
+
 def measure(size: int) -> dict[str, float]:
     """One run in this process: steps per second, and megabytes of its own (RssAnon) at the last timed step and grown since the first."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, progress.listening(timer := Timer()):
         folder = Path(name)
-        generator = np.random.default_rng(0)
-        images = generator.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
-        split = save_arrays(images, np.arange(size, dtype=np.int64) % 10, CLASSES, "train", folder, "random").source
-        del images
-        data = PreparedData(ImportPath("kdedge.tasks.image_classification:TASK"), {"train": split, "test": split}, CLASSES, (0, 1), ENCODER)
-        model = ModelSpec(
-            name="cnn",
-            factory=ImportPath("kdedge.models.small_cnn:small_cnn"),
-            arguments={"classes": 10, "width": 8, "depth": 1},
-            weights=None,
-            onnx=None,
-            normalize=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-            encoder=ENCODER,
-            inputs=inputs_of(ENCODER),
-            outputs=("logits",),
-            classes=CLASSES,
-        )
+        data, model = random_images(size, folder), model_of("small_cnn:small_cnn", width=8, depth=1)
         # As many epochs as it takes: the smaller data is gone through more than once.
         section = TrainSection(epochs=3, batch_size=BATCH, optimizer=OptimizerSection(lr=0.01), checkpoint_seconds=1e9)
         (folder / "run").mkdir()

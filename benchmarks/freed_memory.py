@@ -17,27 +17,18 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
+from distill_scaling import DoneError, model_of, random_images
 
 from kdedge import progress
-from kdedge.artifact import ImageEncoder, ImportPath, PreparedData
-from kdedge.data.arrays import save_arrays
 from kdedge.distill import loop
 from kdedge.distill.allocation import freed_memory_kept
 from kdedge.distill.terms import training_spec
 from kdedge.distill.trainer import distill
-from kdedge.models.spec import ModelSpec, inputs_of
 from kdedge.recipe import OptimizerSection, TrainSection
 
 MODELS = {"ResNet-8": ("resnet8", "fp32"), "ResNet-20": ("resnet20", "fp32"), "ResNet-8 in bfloat16": ("resnet8", "bf16")}
 BATCH, IMAGES, FIRST, LAST, ROUNDS = 128, 12_800, 20, 80, 3
-CLASSES = tuple(str(number) for number in range(10))
-ENCODER = ImageEncoder((32, 32))
-
-
-class DoneError(Exception):
-    """The steps that are measured are over."""
 
 
 class Meter(progress.Silent):
@@ -60,21 +51,7 @@ def measure(model: str, precision: str, kept: bool) -> list[float]:
     if not kept:
         setattr(loop, freed_memory_kept.__name__, contextlib.nullcontext)
     with tempfile.TemporaryDirectory() as name, progress.listening(meter := Meter()):
-        images = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
-        split = save_arrays(images, np.arange(IMAGES, dtype=np.int64) % 10, CLASSES, "train", Path(name), "random").source
-        data = PreparedData(ImportPath("kdedge.tasks.image_classification:TASK"), {"train": split, "test": split}, CLASSES, (0, 1), ENCODER)
-        spec = ModelSpec(
-            name=model,
-            factory=ImportPath(f"kdedge.models.resnet_cifar:{model}"),
-            arguments={"classes": 10},
-            weights=None,
-            onnx=None,
-            normalize=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-            encoder=ENCODER,
-            inputs=inputs_of(ENCODER),
-            outputs=("logits",),
-            classes=CLASSES,
-        )
+        data, spec = random_images(IMAGES, Path(name)), model_of(f"resnet_cifar:{model}")
         section = TrainSection(epochs=1, batch_size=BATCH, optimizer=OptimizerSection(lr=0.01), checkpoint_seconds=1e9)
         section = section.model_copy(update={"precision": precision})
         (Path(name) / "run").mkdir()
