@@ -25,7 +25,7 @@ def set_here(name: str, artifact: str, on: str, inputs: Path | None, sizes: Sequ
     from kdedge.devices import close_devices, open_device
     from kdedge.regression.arms import Given
     from kdedge.regression.baselines import set_baseline
-    from kdedge.regression.checking import refuse_inputs, refuse_sizes, single_arm
+    from kdedge.regression.sides import refuse_inputs, refuse_sizes, single_arm
 
     given = Given(inputs, tuple(sizes))
     refuse_inputs(artifact, given)

@@ -1,4 +1,4 @@
-"""A check from two names to a verdict: what is compared is found, each cell is run, the family of cells is judged, and the history told."""
+"""A check from two names to a verdict: each cell is run, the family of cells is judged, and the history told."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kdedge.latency.holm import confirmed, holm
 from kdedge.latency.looks import fewest_even
 from kdedge.latency.verdicts import EXIT_CODES, State
 from kdedge.measured import DeviceIdentity
-from kdedge.regression.arms import DRAWN, RUNTIMES, WHOLE, Given, arms_of, holds_bundles, key_of, with_inputs_of
-from kdedge.regression.baselines import names, read_baseline
+from kdedge.regression.arms import WHOLE, Given, key_of, with_inputs_of
+from kdedge.regression.sides import refuse_inputs, refuse_sizes, sides_of
 
 if TYPE_CHECKING:
     from kdedge.latency.history.store import History
@@ -318,68 +318,6 @@ def known_noise(history: History, line: str, device: Device) -> float | None:
     ][:REMEMBERED]
     degrees = sum(degree for _, degree in found)
     return math.sqrt(sum(sd * sd * degree for sd, degree in found) / degrees) if degrees > 0 else None
-
-
-def sides_of(named: str, store: Path, given: Given, folder: Path) -> dict[str, Arm]:
-    """The arms of what a user named: a path, a kept baseline, or a run of the workspace that `store` lies in. `folder`: where inputs are written.
-
-    Raises:
-        KdedgeError: there is none of these, or it is damaged.
-    """
-    path = Path(named)
-    # A folder that only happens to have the name of a baseline does not hide it.
-    if path.is_file() or (path.exists() and (holds_bundles(path) or named not in names(store))):
-        return arms_of(path, given, folder)
-    if named in names(store):
-        return {WHOLE: read_baseline(named, store).arm}
-    runs = store.parent / "runs"
-    if path.name == named and holds_bundles(runs / named):
-        return arms_of(runs / named, given, folder)
-    kept = ", ".join(names(store)) or "none"
-    advice = "" if path.name != named or path.suffix in RUNTIMES else f"; set a baseline by `kdedge baseline set {named} ARTIFACT`"
-    raise KdedgeError(
-        f"{named}: there is no such file, bundle or folder of a run, no baseline of this name ({kept}), and no run with bundles of it in {runs}"
-        + advice
-    )
-
-
-def single_arm(named: str, store: Path, given: Given, folder: Path) -> Arm:
-    """`sides_of` for what must be one artifact.
-
-    Raises:
-        KdedgeError: it is none, or several.
-    """
-    arms = sides_of(named, store, given, folder)
-    if len(arms) > 1:
-        root = Path(named) if holds_bundles(Path(named)) else store.parent / "runs" / named
-        raise KdedgeError(f"{named} holds {len(arms)} artifacts ({', '.join(arms)}): name the bundle of one, below {root / 'bundles'}")
-    return next(iter(arms.values()))
-
-
-def refuse_inputs(named: str, given: Given) -> None:
-    """Inputs are for model files that come alone: what brings its own would never see them.
-
-    Raises:
-        KdedgeError: inputs are given for something else.
-    """
-    if given.inputs is not None and not Path(named).is_file():
-        raise KdedgeError(f"--inputs {given.inputs}: {named} brings its own inputs, on which both sides are timed")
-
-
-def refuse_sizes(given: Given, *named: str) -> None:
-    """Sizes are for inputs that are drawn: where none are, nobody would look at them.
-
-    Raises:
-        KdedgeError: sizes are given, and all inputs are brought or given.
-    """
-    if not given.sizes:
-        return
-    option = f"--size {', '.join(given.sizes)}"
-    if given.inputs is not None:
-        raise KdedgeError(f"{option}: the inputs are those of --inputs {given.inputs}, and none are drawn: leave out one of both")
-    if not any(Path(one).is_file() and Path(one).suffix == DRAWN for one in named):
-        what = "is no such file" if len(named) == 1 else "are no such files"
-        raise KdedgeError(f"{option}: inputs of this size are drawn for {DRAWN} files that come alone; {' and '.join(named)} {what}: leave it out")
 
 
 def _environment_notes(baseline: Arm, device: DeviceIdentity) -> list[str]:

@@ -18,7 +18,7 @@ from kdedge.devices.jobs import run_job
 from kdedge.errors import LOST, DataError, MeasurementError
 from kdedge.latency.check import Arm, Checked, CheckSettings, check, differences
 from kdedge.regression.arms import Given, with_inputs_of
-from kdedge.regression.checking import refuse_inputs, refuse_sizes, single_arm
+from kdedge.regression.sides import refuse_inputs, refuse_sizes, single_arm
 from kdedge.runtimes.job import Result
 
 if TYPE_CHECKING:
