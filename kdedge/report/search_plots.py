@@ -40,7 +40,7 @@ def best_so_far(tuning: Tuning, name: str, size: tuple[float, float]) -> str:
         axes.step(reach, [*best, *best[-1:]], where="post", color=INK, alpha=0.6, linewidth=1.2)
         if tuning.own is not None and tuning.own.value is not None:
             axes.axhline(tuning.own.value * scale, color=INK, alpha=0.6, linewidth=1, linestyle=(0, (1.5, 2)), label="the recipe's own losses")
-            axes.legend(frameon=False, loc="lower right")
+            axes.legend(frameon=False, loc="best")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("trial")
         axes.set_ylabel(f"{tuning.metric} on held-out examples{unit}")

@@ -151,7 +151,8 @@ def _curve(tuning: Tuning) -> _Shown | None:
     if tuning.best is None:
         return None
     wide, narrow = (best_so_far(tuning, name, size) for name, size in (("curve-wide", WIDE), ("curve-narrow", NARROW)))
-    caption = "Each point is a trial; hollow ones were given up, and stand where they were then. The line is the best that went to its end."
+    where = "hollow ones were given up, and stand where their averaged weights were then"
+    caption = f"Each point is a trial; {where}. The line is the best that went to its end."
     return "progress", "How the search went", "", Plot("the best trial so far", wide, narrow, caption)
 
 
